@@ -1,0 +1,99 @@
+"""Job ids: drawn in the client, ordered by time, so that repeating a lost add makes no second job."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+
+from toril.errors import InvalidJob
+
+IdSource = Callable[[], str]
+"""Draws the next id. Tests pass a counting one."""
+
+MAX_ID_BYTES = 512
+
+RESERVED = frozenset(
+    {"wait", "paused", "active", "prioritized", "pc", "delayed", "waiting-children", "completed", "failed", "marker"}
+    | {"stalled", "stalled-check", "limiter", "events", "meta", "id", "de", "dn", "repeat", "metrics", "delay"}
+    | {"priority", "added", "py", "lock", "logs", "dependencies", "processed", "unsuccessful"}
+)
+"""Names that BullMQ's keys use beside job ids; a job with such an id would overwrite its queue."""
+
+_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class TimeOrderedIds:
+    """Draws UUIDs of version 7 (RFC 9562): those of one source rise strictly, those of several by the millisecond."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ms = 0
+        self._counter = 0
+
+    def __call__(self) -> str:
+        with self._lock:
+            ms = time.time_ns() // 1_000_000
+            if ms > self._ms:
+                self._ms, self._counter = ms, int.from_bytes(os.urandom(1), "big")
+            else:
+                self._counter += 1
+                if self._counter > 0xFFF:
+                    self._ms, self._counter = self._ms + 1, 0
+            ms, counter = self._ms, self._counter
+        tail = os.urandom(8).hex()
+        variant = "89ab"[int(tail[0], 16) & 3]
+        head = f"{ms:012x}"
+        return f"{head[:8]}-{head[8:]}-7{counter:03x}-{variant}{tail[1:4]}-{tail[4:]}"
+
+
+draw_id: IdSource = TimeOrderedIds()
+
+
+def check_job_id(job_id: str) -> str:
+    """Return `job_id` if a caller may choose it.
+
+    Raises:
+        InvalidJob: it is empty, too long, all digits, contains `:` or a control character, or is a name that
+            BullMQ's own keys use. Digits and colons are BullMQ's rule; three colon-separated parts, which it lets
+            through for historic reasons, are refused too, since flows cannot hold them.
+    """
+    if not job_id:
+        raise InvalidJob("the job id is empty: leave `job_id` out to have one drawn")
+    if len(job_id.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
+        raise InvalidJob(f"the job id {job_id[:40]!r}… is longer than {MAX_ID_BYTES} bytes: use a digest of it")
+    if _INTEGER.fullmatch(job_id):
+        raise InvalidJob(
+            f"the job id {job_id!r} is all digits, which BullMQ keeps for its own: put a word before it, as in 'order-{job_id}'"
+        )
+    if ":" in job_id:
+        raise InvalidJob(
+            f"the job id {job_id!r} contains ':', which separates keys in Redis: use '-', as in {job_id.replace(':', '-')!r}"
+        )
+    if _CONTROL.search(job_id) or any("\ud800" <= c <= "\udfff" for c in job_id):
+        raise InvalidJob(f"the job id {job_id!r} contains a control character or half a surrogate pair: remove it")
+    if job_id in RESERVED:
+        raise InvalidJob(
+            f"the job id {job_id!r} is the name of one of the queue's own keys: put a word before it, as in 'job-{job_id}'"
+        )
+    return job_id
+
+
+def check_queue_name(name: str) -> str:
+    """Return `name` if a queue may be called so.
+
+    Raises:
+        InvalidJob: it is empty, too long, contains `:` (BullMQ's rule), braces, a glob or a control character.
+    """
+    if not name:
+        raise InvalidJob("the queue name is empty")
+    if len(name.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
+        raise InvalidJob(f"the queue name {name[:40]!r}… is longer than {MAX_ID_BYTES} bytes")
+    if _CONTROL.search(name) or any(c in name for c in ":{}*?[]/\\") or any("\ud800" <= c <= "\udfff" for c in name):
+        raise InvalidJob(
+            f"the queue name {name!r} contains one of : {{ }} * ? [ ] / \\ or a control character: use letters, digits, '-', '_' and '.'"
+        )
+    return name

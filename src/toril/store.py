@@ -1,0 +1,237 @@
+"""The seam: what every store can do, in six small protocols.
+
+A caller asks for the smallest part that will do: a worker's loop takes a `Consumer`, a dashboard an `Inspector`.
+Verbs take and return the frozen data of `toril.model`. Rules that hold for all of them:
+
+- A unit is all or nothing; units are independent of each other.
+- Every verb is safe to repeat: asking again after a lost answer changes nothing more and answers the same.
+- Time is the store's clock, in milliseconds; `until_ms` is a moment, `lock_ms` a duration.
+- `settle` is the only door out of `active`; whatever finishes, renews or reports checks the claim's token.
+- Any verb may raise `StoreUnavailable`; nothing else is raised for what a job or a queue is like, except where said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from toril.clock import Clock
+from toril.model import (
+    Answer,
+    Child,
+    Claim,
+    Claimed,
+    Event,
+    Finding,
+    JobRecord,
+    JobRef,
+    LogPage,
+    Page,
+    QueueSettings,
+    QueueSummary,
+    Receipt,
+    Recovered,
+    Report,
+    Settled,
+    Settlement,
+    Unit,
+    Update,
+    Wanted,
+    Woken,
+    WorkerInfo,
+)
+from toril.states import State
+
+MAX_UNIT_JOBS = 1000
+MAX_UNIT_BYTES = 4 * 1024 * 1024
+
+
+class Producer(Protocol):
+    """Takes jobs in."""
+
+    async def add(self, units: Sequence[Unit]) -> list[Receipt]:
+        """Store units, each all or nothing, in order; one receipt each.
+
+        A refusal (`QueueFull`, an unknown parent) is in the receipt. A job whose id exists stands as it is.
+        """
+        ...
+
+
+class Consumer(Protocol):
+    """Hands jobs out and takes their outcomes."""
+
+    async def claim(self, wanted: Wanted) -> Claimed:
+        """Hand out what may run now, due delayed jobs promoted first; say of each queue left wanting why, and until when."""
+        ...
+
+    async def settle(self, settled: Sequence[Settlement], then: Wanted | None = None) -> Settled:
+        """Record outcomes, and claim the next jobs in the same round trip."""
+        ...
+
+    async def report(self, reports: Sequence[Report]) -> list[JobRef]:
+        """Record progress and logs of running jobs; return those that are no longer the reporter's."""
+        ...
+
+    async def extend(self, claims: Sequence[Claim], lock_ms: int) -> list[JobRef]:
+        """Renew locks for `lock_ms` from now; return those that are no longer the caller's."""
+        ...
+
+    async def recover(self, queues: Sequence[str], *, max_stalled: int, interval_ms: int) -> Recovered:
+        """Put jobs whose lock has lapsed back in front; at most one effective check per queue and `interval_ms`.
+
+        A job is moved when one check saw it active and a later one finds its lock lapsed. One that has stalled more
+        than `max_stalled` times is put back with a deferred failure.
+        """
+        ...
+
+    async def wait(self, worker: str, queues: Sequence[str], until_ms: int | None) -> Woken:
+        """Return when one of the queues rang since this worker last waited, an order came, or it is `until_ms`."""
+        ...
+
+    async def announce(self, worker: WorkerInfo) -> None:
+        """Say that a worker lives; with state "stopped", that it no longer does."""
+        ...
+
+
+class Admin(Protocol):
+    """Changes jobs and queues by hand. Verbs on many jobs answer for each, in order."""
+
+    async def promote(self, refs: Sequence[JobRef]) -> list[Answer]:
+        """Let delayed jobs run now."""
+        ...
+
+    async def retry(
+        self, refs: Sequence[JobRef], *, reset_attempts: bool = False, data: str | None = None
+    ) -> list[Answer]:
+        """Run finished jobs again, with other data if given."""
+        ...
+
+    async def remove(self, refs: Sequence[JobRef]) -> list[Answer]:
+        """Remove jobs with all that belongs to them; never one under a live lock. A pending parent is released."""
+        ...
+
+    async def update(self, updates: Sequence[Update]) -> list[Answer]:
+        """Change data, priority, delay, progress or logs."""
+        ...
+
+    async def configure(self, queue: str, settings: QueueSettings) -> None:
+        """Set a queue's settings, all of them. Emits `paused` or `resumed` when that changes."""
+        ...
+
+    async def pause(self, queue: str) -> None:
+        """Hand out no jobs of a queue until it is resumed. Running ones go on."""
+        ...
+
+    async def resume(self, queue: str) -> None:
+        """Hand out jobs again."""
+        ...
+
+    async def throttle(self, queue: str, for_ms: int) -> None:
+        """Hand out no jobs of a queue for so long; 0 lifts it."""
+        ...
+
+    async def drain(self, queue: str, *, delayed: bool = False) -> int:
+        """Remove what waits, and delayed jobs if asked; return how many."""
+        ...
+
+    async def clean(self, queue: str, state: State, *, grace_ms: int, limit: int) -> list[str]:
+        """Remove at most `limit` jobs of a state that are older than `grace_ms`; return their ids. Never a locked one."""
+        ...
+
+    async def obliterate(self, queue: str, *, force: bool = False) -> int:
+        """Remove a paused queue with everything in it; return how many jobs.
+
+        Raises:
+            QueueNotPaused: it is not paused.
+            QueueBusy: jobs are running and `force` is not given.
+        """
+        ...
+
+
+class Inspector(Protocol):
+    """Looks, and changes nothing."""
+
+    async def get(self, refs: Sequence[JobRef]) -> list[JobRecord | None]:
+        """What is known of jobs, None for those that are not; those removed by their keep rule for as long as their result is kept."""
+        ...
+
+    async def find(
+        self, queue: str, state: State, *, after: str | None = None, limit: int = 50, newest_first: bool = False
+    ) -> Page[JobRecord]:
+        """Jobs of a state in the order in which they will run, or have ended; `after` is the last page's `next`."""
+        ...
+
+    async def summaries(self, queues: Sequence[str] | None = None) -> list[QueueSummary]:
+        """Counts by state and settings, of the queues named or of all."""
+        ...
+
+    async def children(self, ref: JobRef) -> list[Child]:
+        """The children of a job and what became of them."""
+        ...
+
+    async def logs(self, ref: JobRef, *, first: int = 0, limit: int = 1000) -> LogPage:
+        """Lines of a job's log."""
+        ...
+
+    async def settings(self, queue: str) -> QueueSettings:
+        """What is set on a queue."""
+        ...
+
+    async def workers(self) -> list[WorkerInfo]:
+        """Workers seen lately."""
+        ...
+
+    async def check(self) -> list[Finding]:
+        """Look for damage and bad settings of the store itself."""
+        ...
+
+
+class EventLog(Protocol):
+    """What happened, in the order of commits."""
+
+    async def publish(self, queue: str, name: str, fields: dict[str, str]) -> str:
+        """Append an event of the caller's own; return its id."""
+        ...
+
+    async def read(
+        self, queue: str, after: str | None, *, limit: int = 1000, until_ms: int | None = None
+    ) -> list[Event]:
+        """Events after an id (None: from the first that is kept), waiting until `until_ms` for the first of them."""
+        ...
+
+    async def last_event(self, queue: str) -> str:
+        """The id of the newest event, from which a reader that wants only what comes next begins."""
+        ...
+
+    async def trim(self, queue: str, keep: int) -> int:
+        """Drop all but about the newest `keep` events; return how many went."""
+        ...
+
+
+@runtime_checkable
+class Store(Producer, Consumer, Admin, Inspector, EventLog, Protocol):
+    """A whole store. Opening does no I/O; the first verb connects."""
+
+    @property
+    def kind(self) -> str:
+        """sqlite, redis or postgres."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people to read, without secrets."""
+        ...
+
+    @property
+    def prefix(self) -> str:
+        """What keeps its queues apart from others in the same place."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """What tells it the time."""
+        ...
+
+    async def close(self) -> None:
+        """Give back connections and threads. The store opens again when it is used again."""
+        ...

@@ -1,0 +1,69 @@
+"""Names of BullMQ's keys: `<prefix>:<queue>:<suffix>`, where a suffix is one of the queue's own or a job's id."""
+
+from __future__ import annotations
+
+from toril.model import JobRef
+from toril.states import State
+
+COLLECTIONS: dict[State, str] = {
+    State.WAITING: "wait",
+    State.PRIORITIZED: "prioritized",
+    State.DELAYED: "delayed",
+    State.ACTIVE: "active",
+    State.WAITING_CHILDREN: "waiting-children",
+    State.COMPLETED: "completed",
+    State.FAILED: "failed",
+}
+"""Where the jobs of a state are."""
+
+STATES: dict[str, State] = {name: state for state, name in COLLECTIONS.items()} | {"paused": State.WAITING}
+"""The state of the jobs of a collection; `paused` is one that only old versions write."""
+
+
+class Keys:
+    """The keys under one prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self._bases: dict[str, str] = {}
+
+    def qualified(self, queue: str) -> str:
+        """The queue's name in BullMQ's data, as in `bull:email`."""
+        return f"{self.prefix}:{queue}"
+
+    def base(self, queue: str) -> str:
+        """What all keys of a queue begin with, as in `bull:email:`."""
+        base = self._bases.get(queue)
+        if base is None:
+            base = self._bases[queue] = f"{self.prefix}:{queue}:"
+        return base
+
+    def job(self, ref: JobRef) -> str:
+        return self.base(ref.queue) + ref.id
+
+    def queue_of(self, qualified: str) -> str:
+        """The queue of a qualified name. One under another prefix keeps its whole name: a ref cannot say it otherwise."""
+        return qualified.removeprefix(f"{self.prefix}:")
+
+    def ref_of(self, job_key: str) -> JobRef:
+        """The job of a full job key, which is cut at its last colon."""
+        qualified, _, job_id = job_key.rpartition(":")
+        return JobRef(self.queue_of(qualified), job_id)
+
+
+class Places:
+    """The queues of one script call, each named by its place in KEYS."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._places: dict[str, int] = {}
+        self.bases: list[str] = []
+        self.queues: list[str] = []
+
+    def of(self, queue: str) -> int:
+        place = self._places.get(queue)
+        if place is None:
+            self.queues.append(queue)
+            self.bases.append(self._keys.base(queue))
+            place = self._places[queue] = len(self.bases)
+        return place

@@ -1,0 +1,41 @@
+-- Look at jobs.
+-- KEYS  *queues
+-- ARGV  *refs(queue id)
+-- RETURNS  for each ref {collection, score, the flat hash, ms left of its lock, pending children}, {"receipt", text} of one
+--          that was removed and whose result is kept, or {} of one that is unknown
+-- include: queue
+
+local SCORED = { "completed", "failed", "delayed", "prioritized", "waiting-children" }
+local LISTED = { "active", "wait", "paused" }
+
+local function place_of(Q, id)
+  for _, name in ipairs(SCORED) do
+    local score = redis.call("ZSCORE", Q[name], id)
+    if score then
+      return name, score
+    end
+  end
+  for _, name in ipairs(LISTED) do
+    if redis.call("LPOS", Q[name], id) then
+      return name, ""
+    end
+  end
+  return "", ""
+end
+
+local answers = {}
+for place, ref in ipairs(A.refs) do
+  local Q = queue_at(ref.queue)
+  local key = Q.base .. ref.id
+  local job = redis.call("HGETALL", key)
+  if #job > 0 then
+    local name, score = place_of(Q, ref.id)
+    answers[place] = {
+      name, score, job, redis.call("PTTL", key .. ":lock"), redis.call("SCARD", key .. ":dependencies"),
+    }
+  else
+    local receipt = redis.call("GET", Q["py:receipt:"] .. ref.id)
+    answers[place] = receipt and { "receipt", receipt } or {}
+  end
+end
+return answers

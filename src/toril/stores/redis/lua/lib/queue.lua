@@ -1,0 +1,128 @@
+-- Name the keys of a queue, know its settings, write its events and ring its bell.
+
+local EVENTS_KEPT = "10000"
+
+local queues = {}
+local settings_of = {}
+local rung = {}
+local rung_for_delay = {}
+
+local function named(Q, suffix)
+  local key = Q.base .. suffix
+  rawset(Q, suffix, key)
+  return key
+end
+
+-- A queue by what its keys begin with: Q.wait, Q["waiting-children"] and Q.base .. id are keys.
+local function queue(base)
+  local Q = queues[base]
+  if not Q then
+    Q = setmetatable({ base = base }, { __index = named })
+    queues[base] = Q
+  end
+  return Q
+end
+
+-- The queue at this place in KEYS.
+local function queue_at(place)
+  return queue(K.queues[tonumber(place)])
+end
+
+local function settings(Q)
+  local known = settings_of[Q]
+  if known then
+    return known
+  end
+  local found = redis.call(
+    "HMGET", Q.meta,
+    "paused", "concurrency", "max", "duration", "opts.maxLenEvents", "py:events", "py:throttled-until", "py:max-waiting"
+  )
+  known = {
+    paused = found[1],
+    concurrency = tonumber(found[2]),
+    max = tonumber(found[3]),
+    duration = tonumber(found[4]),
+    events_kept = found[5],
+    silent = found[6] == "0",
+    throttled_until = tonumber(found[7]) or 0,
+    max_waiting = tonumber(found[8]),
+  }
+  settings_of[Q] = known
+  return known
+end
+
+-- Whatever may have put events on a queue leaves their limit in its settings, where Node looks for it.
+local function events_kept(Q)
+  local known = settings(Q)
+  if not known.events_kept then
+    redis.call("HSET", Q.meta, "opts.maxLenEvents", EVENTS_KEPT)
+    known.events_kept = EVENTS_KEPT
+  end
+  return known.events_kept
+end
+
+local function emit(Q, ...)
+  local kept = events_kept(Q)
+  if not settings(Q).silent then
+    redis.call("XADD", Q.events, "MAXLEN", "~", kept, "*", "event", ...)
+  end
+end
+
+local function blocked(Q)
+  local known = settings(Q)
+  if known.paused then
+    return true
+  end
+  return known.concurrency ~= nil and redis.call("LLEN", Q.active) >= known.concurrency
+end
+
+local function ring(Q)
+  rung[Q] = true
+end
+
+local function ring_for_delay(Q)
+  rung_for_delay[Q] = true
+end
+
+local function first_due(Q)
+  local first = redis.call("ZRANGE", Q.delayed, 0, 0, "WITHSCORES")
+  return first[2] and tonumber(first[2]) / 4096
+end
+
+-- Ring each bell once, at the end of the script. A blocked queue must not be rung: workers would wake, find nothing
+-- that they may take, and spin.
+local function ring_bells()
+  for Q in pairs(rung) do
+    if not blocked(Q) then
+      redis.call("ZADD", Q.marker, 0, "0")
+    end
+  end
+  for Q in pairs(rung_for_delay) do
+    local due = first_due(Q)
+    if due then
+      redis.call("ZADD", Q.marker, due, "1")
+    end
+  end
+end
+
+-- The queue's base and the id of a full job key; ids have no colon.
+local function split(job_key)
+  local id = string.match(job_key, "[^:]*$")
+  return string.sub(job_key, 1, #job_key - #id), id
+end
+
+local function field(flat, name)
+  for i = 1, #flat, 2 do
+    if flat[i] == name then
+      return flat[i + 1]
+    end
+  end
+  return nil
+end
+
+-- Call a command with many members, in pieces that Lua's stack can hold.
+local function with_all(command, key, members)
+  for first = 1, #members, 1000 do
+    redis.call(command, key, unpack(members, first, math.min(first + 999, #members)))
+  end
+end

@@ -1,0 +1,229 @@
+"""Waking those who wait: in this process by their loops, in others by a datagram to a socket beside the file.
+
+Each process that waits has a socket in the directory `<file>-bell`, named for what it listens to. Should a datagram
+be lost, `PRAGMA data_version`, looked at every 250 ms, tells that somebody has written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import select
+import socket
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from toril.clock import Clock, reached
+from toril.errors import StoreError
+from toril.posix import open_datagram, open_sender, send_datagram
+from toril.stores.sqlite.connection import Place, open_reader
+
+Sound = Literal["jobs", "events"]
+NET_S = 0.25
+MAX_DATAGRAM = 8192
+
+_numbers = itertools.count()
+
+
+class Listener:
+    """Somebody who waits for some queues to ring; remembers what rang while it was not waiting."""
+
+    def __init__(self, sound: Sound, queues: frozenset[str]) -> None:
+        self.sound = sound
+        self.queues = queues
+        self.rung: set[str] = set()
+        self.waiting: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+
+
+class Bell:
+    """The bell of one file in one process."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._lock = threading.Lock()
+        self._listeners: dict[str, Listener] = {}
+        self._thread: threading.Thread | None = None
+        self._stop_writer: socket.socket | None = None
+        self._sockets: dict[Sound, tuple[Path, socket.socket]] = {}
+        self._sender = None if place.path is None else open_sender()
+        self._directory = None if place.path is None else Path(f"{place.path}-bell")
+        self._others: tuple[float, list[Path]] = (-1.0, [])
+        self.own_commits = 0
+
+    # ---------------------------------------------------------------- listening
+
+    def attend(self, who: str, sound: Sound, queues: Iterable[str]) -> None:
+        """From now on, remember what rings for `who`."""
+        with self._lock:
+            if who in self._listeners:
+                return
+            self._listeners[who] = Listener(sound, frozenset(queues))
+        self._listen(sound)
+
+    async def wait(
+        self, who: str, sound: Sound, queues: Iterable[str], until_ms: int | None, clock: Clock
+    ) -> frozenset[str]:
+        """Return what rang for `who` since it last waited, or rings until `until_ms`."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        names = frozenset(queues)
+        self.attend(who, sound, names)
+        with self._lock:
+            listener = self._listeners[who]
+            listener.queues |= names
+            listener.waiting = (loop, future)
+            if listener.rung & names:
+                future.set_result(None)
+        try:
+            if not future.done():
+                await reached(clock, future, until_ms)
+        finally:
+            with self._lock:
+                listener.waiting = None
+                rung = frozenset(listener.rung & names)
+                listener.rung -= rung
+        return rung
+
+    def forget(self, who: str) -> None:
+        """Somebody no longer listens."""
+        with self._lock:
+            self._listeners.pop(who, None)
+
+    # ---------------------------------------------------------------- ringing
+
+    def ring(self, sound: Sound, queues: Iterable[str]) -> None:
+        """Wake whoever waits for these queues, here and in other processes."""
+        names = set(queues)
+        if names:
+            self._ring_here(sound, names)
+            self._ring_others(sound, names)
+
+    def _ring_here(self, sound: Sound, names: set[str] | None) -> None:
+        woken: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        with self._lock:
+            for listener in self._listeners.values():
+                mine = listener.queues if names is None else listener.queues & names
+                if listener.sound == sound and mine:
+                    listener.rung |= mine
+                    if listener.waiting is not None:
+                        woken.append(listener.waiting)
+        for loop, future in woken:
+            with contextlib.suppress(RuntimeError):  # its loop has closed
+                loop.call_soon_threadsafe(_set, future)
+
+    def _ring_others(self, sound: Sound, names: set[str]) -> None:
+        if self._directory is None or self._sender is None:
+            return
+        message: bytes | None = None
+        for path in self._receivers(self._directory):
+            if path.name.startswith(sound):
+                message = message or _message(names)
+                send_datagram(self._sender, path, message)
+
+    def _receivers(self, directory: Path) -> list[Path]:
+        """The sockets of other processes; listed anew only when the directory has changed."""
+        try:
+            changed = os.stat(directory).st_mtime_ns
+        except OSError:
+            return []
+        if changed != self._others[0]:
+            own = {path for path, _ in self._sockets.values()}
+            with contextlib.suppress(OSError):
+                self._others = (changed, [path for path in directory.iterdir() if path not in own])
+        return self._others[1]
+
+    # ---------------------------------------------------------------- the thread that hears other processes
+
+    def _listen(self, sound: Sound) -> None:
+        if self._directory is None:
+            return
+        with self._lock:
+            if sound not in self._sockets:
+                with contextlib.suppress(OSError):
+                    self._directory.mkdir(mode=0o700, exist_ok=True)
+                path = self._directory / f"{sound}-{os.getpid()}-{next(_numbers)}"
+                receiver = open_datagram(path)
+                if receiver is not None:
+                    self._sockets[sound] = (path, receiver)
+                    self._others = (-1.0, [])
+                    if self._stop_writer is not None:
+                        self._stop_writer.send(b"+")  # look at the new socket too
+            if self._thread is None:
+                stop, self._stop_writer = socket.socketpair()
+                self._thread = threading.Thread(target=self._hear, args=(stop,), name="toril-bell", daemon=True)
+                self._thread.start()
+
+    def _hear(self, stop: socket.socket) -> None:
+        try:
+            reader = open_reader(self._place)
+        except StoreError:
+            return
+        try:
+            seen, commits = reader.execute("PRAGMA data_version").fetchone()[0], self.own_commits
+            while True:
+                sockets = {receiver: sound for sound, (_, receiver) in list(self._sockets.items())}
+                ready, _, _ = select.select([stop, *sockets], [], [], NET_S)
+                if stop in ready and stop.recv(16) != b"+":
+                    return
+                for receiver in ready:
+                    if receiver in sockets:
+                        self._receive(receiver, sockets[receiver])
+                version = reader.execute("PRAGMA data_version").fetchone()[0]
+                if version != seen and commits == self.own_commits and not ready:
+                    self._ring_here("jobs", None)
+                    self._ring_here("events", None)
+                seen, commits = version, self.own_commits
+        finally:
+            reader.close()
+            stop.close()
+
+    def _receive(self, receiver: socket.socket, sound: Sound) -> None:
+        heard: set[str] = set()
+        everything = False
+        with contextlib.suppress(BlockingIOError, OSError):
+            while True:
+                message = receiver.recv(MAX_DATAGRAM)
+                if message:
+                    heard.update(json.loads(message))
+                else:
+                    everything = True
+        self._ring_here(sound, None if everything else heard)
+
+    def close(self) -> None:
+        """Stop listening, and clear the sockets away."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            sockets, self._sockets = self._sockets, {}
+            stop, self._stop_writer = self._stop_writer, None
+        if stop is not None:
+            stop.send(b"-")
+        if thread is not None:
+            thread.join()
+        if stop is not None:
+            stop.close()
+        for path, receiver in sockets.values():
+            receiver.close()
+            with contextlib.suppress(OSError):
+                path.unlink()
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
+        if self._directory is not None:
+            with contextlib.suppress(OSError):
+                self._directory.rmdir()
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _message(names: set[str]) -> bytes:
+    """Which queues rang; empty when they are too many to say, which means all."""
+    message = json.dumps(sorted(names)).encode()
+    return message if len(message) <= MAX_DATAGRAM else b""

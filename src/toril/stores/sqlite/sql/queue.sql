@@ -1,0 +1,41 @@
+-- Queues, their settings, tickets and counts.
+
+-- :load
+SELECT qid, name, tail, head, paused, concurrency, rate_max, rate_per_ms, max_waiting, events, max_events, limited_until_ms,
+       window_started, window_until_ms, stalled_check_until_ms, event_tail,
+       waiting, prioritized, delayed, active, waiting_children, completed, failed
+  FROM queue WHERE prefix = :prefix AND name = :name;
+
+-- :load_id
+SELECT qid, name, tail, head, paused, concurrency, rate_max, rate_per_ms, max_waiting, events, max_events, limited_until_ms,
+       window_started, window_until_ms, stalled_check_until_ms, event_tail,
+       waiting, prioritized, delayed, active, waiting_children, completed, failed
+  FROM queue WHERE qid = :qid;
+
+-- :all
+SELECT qid, name, tail, head, paused, concurrency, rate_max, rate_per_ms, max_waiting, events, max_events, limited_until_ms,
+       window_started, window_until_ms, stalled_check_until_ms, event_tail,
+       waiting, prioritized, delayed, active, waiting_children, completed, failed
+  FROM queue WHERE prefix = :prefix ORDER BY name;
+
+-- :create
+INSERT INTO queue (prefix, name) VALUES (:prefix, :name);
+
+-- :save
+UPDATE queue
+   SET tail = :tail, head = :head, paused = :paused, concurrency = :concurrency, rate_max = :rate_max,
+       rate_per_ms = :rate_per_ms, max_waiting = :max_waiting, events = :events, max_events = :max_events,
+       limited_until_ms = :limited_until_ms, window_started = :window_started, window_until_ms = :window_until_ms,
+       stalled_check_until_ms = :stalled_check_until_ms, event_tail = :event_tail,
+       waiting = :waiting, prioritized = :prioritized, delayed = :delayed, active = :active,
+       waiting_children = :waiting_children, completed = :completed, failed = :failed
+ WHERE qid = :qid;
+
+-- :delete
+DELETE FROM queue WHERE qid = :qid;
+
+-- :oldest  When the first of a state became ready.
+SELECT ready_at_ms FROM job WHERE qid = :qid AND state = :state ORDER BY rank, place LIMIT 1;
+
+-- :counted  The jobs of each state, counted one by one.
+SELECT qid, state, count(*) FROM job GROUP BY qid, state;

@@ -1,0 +1,283 @@
+"""The embedded store: what `toril.store` asks, on one SQLite file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from toril.clock import SYSTEM_CLOCK, Clock
+from toril.errors import ConfigError
+from toril.model import (
+    Answer,
+    Child,
+    Claim,
+    Claimed,
+    Event,
+    Finding,
+    JobRecord,
+    JobRef,
+    LogPage,
+    Page,
+    QueueSettings,
+    QueueSummary,
+    Receipt,
+    Recovered,
+    Report,
+    Settled,
+    Settlement,
+    Unit,
+    Update,
+    Wanted,
+    Woken,
+    WorkerInfo,
+)
+from toril.states import State
+from toril.stores.sqlite.connection import Place
+from toril.stores.sqlite.database import Database, database_at, leave
+from toril.stores.sqlite.transaction import Transaction
+from toril.stores.sqlite.verbs import admin, hold, look
+from toril.stores.sqlite.verbs.add import add
+from toril.stores.sqlite.verbs.claim import claim
+from toril.stores.sqlite.verbs.settle import settle
+
+R = TypeVar("R")
+
+_readers = itertools.count()
+
+
+class SqliteStore:
+    """A store in one file, or with `:memory:` in this process. Any loop, thread or forked child may use it."""
+
+    kind = "sqlite"
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        prefix: str = "bull",
+        clock: Clock = SYSTEM_CLOCK,
+        durability: Literal["full", "relaxed"] = "full",
+    ) -> None:
+        self._place = Place(None if str(path) == ":memory:" else Path(path).absolute(), durability)
+        self._prefix = prefix
+        self._clock = clock
+        self._database: Database | None = None
+        self._pid = 0
+
+    @property
+    def place(self) -> str:
+        """The path of the file, or `:memory:`."""
+        return str(self._place)
+
+    @property
+    def prefix(self) -> str:
+        """What keeps its queues apart from others in the same file."""
+        return self._prefix
+
+    @property
+    def clock(self) -> Clock:
+        """What tells it the time."""
+        return self._clock
+
+    async def close(self) -> None:
+        """Give back the threads and connections."""
+        database, self._database = self._database, None
+        if database is not None and self._pid == os.getpid():
+            leave(database)
+
+    # ---------------------------------------------------------------- Producer
+
+    async def add(self, units: Sequence[Unit]) -> list[Receipt]:
+        return await self._write(lambda tx: add(tx, self._prefix, units))
+
+    # ---------------------------------------------------------------- Consumer
+
+    async def claim(self, wanted: Wanted) -> Claimed:
+        # From before the look into its queues on, so that nothing can ring between a claim and the wait that follows.
+        queues = [f"{self._prefix}:{slots.queue}" for slots in wanted.slots]
+        self._opened().bell.attend(f"{self._prefix}:{wanted.worker}", "jobs", queues)
+        return await self._write(lambda tx: claim(tx, self._prefix, wanted))
+
+    async def settle(self, settled: Sequence[Settlement], then: Wanted | None = None) -> Settled:
+        return await self._write(lambda tx: settle(tx, self._prefix, settled, then))
+
+    async def report(self, reports: Sequence[Report]) -> list[JobRef]:
+        return await self._write(lambda tx: hold.report(tx, self._prefix, reports))
+
+    async def extend(self, claims: Sequence[Claim], lock_ms: int) -> list[JobRef]:
+        return await self._write(lambda tx: hold.extend(tx, claims, lock_ms))
+
+    async def recover(self, queues: Sequence[str], *, max_stalled: int, interval_ms: int) -> Recovered:
+        return await self._write(lambda tx: hold.recover(tx, self._prefix, queues, max_stalled, interval_ms))
+
+    async def wait(self, worker: str, queues: Sequence[str], until_ms: int | None) -> Woken:
+        names = {f"{self._prefix}:{name}": name for name in queues}
+        rung = await self._opened().bell.wait(f"{self._prefix}:{worker}", "jobs", names, until_ms, self._clock)
+        return Woken(frozenset(names[name] for name in rung))
+
+    async def announce(self, worker: WorkerInfo) -> None:
+        text = json.dumps(asdict(worker), ensure_ascii=False)
+        stopped = worker.state == "stopped"
+
+        def write(tx: Transaction) -> None:
+            tx.run("worker.forget", prefix=self._prefix, id=worker.id if stopped else "", now=tx.now_ms)
+            if not stopped:
+                tx.run(
+                    "worker.announce",
+                    prefix=self._prefix,
+                    id=worker.id,
+                    seen_at_ms=worker.seen_at_ms,
+                    ttl_ms=worker.ttl_ms,
+                    info=text,
+                )
+
+        await self._write(write)
+        if stopped:
+            self._opened().bell.forget(f"{self._prefix}:{worker.id}")
+
+    # ---------------------------------------------------------------- Admin
+
+    async def promote(self, refs: Sequence[JobRef]) -> list[Answer]:
+        return await self._write(lambda tx: admin.promote(tx, self._prefix, refs))
+
+    async def retry(
+        self, refs: Sequence[JobRef], *, reset_attempts: bool = False, data: str | None = None
+    ) -> list[Answer]:
+        return await self._write(lambda tx: admin.retry(tx, self._prefix, refs, reset_attempts, data))
+
+    async def remove(self, refs: Sequence[JobRef]) -> list[Answer]:
+        return await self._write(lambda tx: admin.remove(tx, self._prefix, refs))
+
+    async def update(self, updates: Sequence[Update]) -> list[Answer]:
+        return await self._write(lambda tx: admin.update(tx, self._prefix, updates))
+
+    async def configure(self, queue: str, settings: QueueSettings) -> None:
+        await self._write(lambda tx: admin.configure(tx, self._prefix, queue, settings))
+
+    async def pause(self, queue: str) -> None:
+        await self._write(lambda tx: admin.set_paused(tx, self._prefix, queue, True))
+
+    async def resume(self, queue: str) -> None:
+        await self._write(lambda tx: admin.set_paused(tx, self._prefix, queue, False))
+
+    async def throttle(self, queue: str, for_ms: int) -> None:
+        await self._write(lambda tx: admin.throttle(tx, self._prefix, queue, for_ms))
+
+    async def drain(self, queue: str, *, delayed: bool = False) -> int:
+        return await self._in_pieces(lambda tx: admin.drain_piece(tx, self._prefix, queue, delayed))
+
+    async def clean(self, queue: str, state: State, *, grace_ms: int, limit: int) -> list[str]:
+        return await self._write(lambda tx: admin.clean(tx, self._prefix, queue, state, grace_ms, limit))
+
+    async def obliterate(self, queue: str, *, force: bool = False) -> int:
+        return await self._in_pieces(lambda tx: admin.obliterate_piece(tx, self._prefix, queue, force))
+
+    # ---------------------------------------------------------------- Inspector
+
+    async def get(self, refs: Sequence[JobRef]) -> list[JobRecord | None]:
+        return await self._read(lambda db: look.get(db, self._prefix, refs, self._clock.now_ms()))
+
+    async def find(
+        self, queue: str, state: State, *, after: str | None = None, limit: int = 50, newest_first: bool = False
+    ) -> Page[JobRecord]:
+        if limit < 1:
+            raise ConfigError(f"limit must be at least 1, not {limit}")
+        return await self._read(lambda db: look.find(db, self._prefix, queue, state, after, limit, newest_first))
+
+    async def summaries(self, queues: Sequence[str] | None = None) -> list[QueueSummary]:
+        return await self._read(lambda db: look.summaries(db, self._prefix, queues, self._clock.now_ms()))
+
+    async def children(self, ref: JobRef) -> list[Child]:
+        return await self._read(lambda db: look.children(db, self._prefix, ref))
+
+    async def logs(self, ref: JobRef, *, first: int = 0, limit: int = 1000) -> LogPage:
+        return await self._read(lambda db: look.logs(db, self._prefix, ref, first, limit))
+
+    async def settings(self, queue: str) -> QueueSettings:
+        return await self._read(lambda db: look.settings(db, self._prefix, queue, self._clock.now_ms()))
+
+    async def workers(self) -> list[WorkerInfo]:
+        return await self._read(lambda db: look.workers(db, self._prefix, self._clock.now_ms()))
+
+    async def check(self) -> list[Finding]:
+        return await self._read(lambda db: look.check(db, self.place))
+
+    # ---------------------------------------------------------------- EventLog
+
+    async def publish(self, queue: str, name: str, fields: dict[str, str]) -> str:
+        def write(tx: Transaction) -> str:
+            row = tx.queue(self._prefix, queue, create=True)
+            assert row is not None
+            job_id = fields.get("job_id")
+            tx.emit(row, name, job_id, **{key: value for key, value in fields.items() if key != "job_id"})
+            return str(row.event_tail + tx.emitted(row))
+
+        return await self._write(write)
+
+    async def read(
+        self, queue: str, after: str | None, *, limit: int = 1000, until_ms: int | None = None
+    ) -> list[Event]:
+        number = _event_number(after)
+        listener, name = f"reader {next(_readers)}", f"{self._prefix}:{queue}"
+        if until_ms is not None:
+            self._opened().bell.attend(listener, "events", [name])
+        try:
+            while True:
+                found = await self._read(lambda db: look.events(db, self._prefix, queue, number, limit))
+                now_ms = self._clock.now_ms()
+                if found or until_ms is None or now_ms >= until_ms:
+                    return found
+                await self._opened().bell.wait(listener, "events", [name], until_ms, self._clock)
+        finally:
+            self._opened().bell.forget(listener)
+
+    async def last_event(self, queue: str) -> str:
+        row = await self._read(lambda db: look.queue(db, self._prefix, queue))
+        return "0" if row is None else str(row.event_tail)
+
+    async def trim(self, queue: str, keep: int) -> int:
+        def write(tx: Transaction) -> int:
+            row = tx.queue(self._prefix, queue)
+            return 0 if row is None else tx.run("event.trim", qid=row.qid, last=row.event_tail - keep)
+
+        return await self._write(write)
+
+    # ---------------------------------------------------------------- the file
+
+    def _opened(self) -> Database:
+        """The file in this process; a forked child has its own."""
+        if self._database is None or self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._database = database_at(self._place)
+        return self._database
+
+    async def _write(self, verb: Callable[[Transaction], R]) -> R:
+        def operation(tx: Transaction) -> R:
+            tx.now_ms = self._clock.now_ms()
+            return verb(tx)
+
+        return await self._opened().write(operation)
+
+    async def _read(self, look_at: Callable[[sqlite3.Connection], R]) -> R:
+        return await self._opened().read(look_at)
+
+    async def _in_pieces(self, piece: Callable[[Transaction], int]) -> int:
+        """Repeat a verb that removes some of many until nothing is left, so that no transaction holds up the others."""
+        removed = 0
+        while count := await self._write(piece):
+            removed += count
+        return removed
+
+
+def _event_number(after: str | None) -> int:
+    if after is None:
+        return 0
+    if not after.isdigit():
+        raise ConfigError(f"{after!r} is not the id of an event of this store: pass one that it gave")
+    return int(after)

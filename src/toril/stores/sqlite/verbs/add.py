@@ -1,0 +1,182 @@
+"""Store units of jobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from toril.errors import JobNotFound, QueueFull
+from toril.model import Added, JobRef, NewJob, Receipt, Refusal, Unit
+from toril.states import State
+from toril.stores.sqlite.transaction import SQL, QueueRow, Transaction
+from toril.stores.sqlite.verbs.moves import release_parent
+from toril.stores.sqlite.verbs.records import options_text
+
+STEPS = (256, 32, 4, 1)
+"""How many jobs one INSERT holds: a few sizes, so that each is prepared once."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is there already under an id that is to be added."""
+
+    row: int | None
+    nonce: str | None
+    parent_row: int | None = None
+    state: str = ""
+    result: str | None = None
+
+
+def add(tx: Transaction, prefix: str, units: Sequence[Unit]) -> list[Receipt]:
+    queues = {name: _queue(tx, prefix, name) for name in {job.queue for unit in units for job in unit.jobs}}
+    known = _known(tx, queues, [job for unit in units for job in unit.jobs])
+    values: list[tuple[Any, ...]] = []
+    receipts: list[Receipt] = []
+    parents: list[tuple[NewJob, int]] = []
+    for unit in units:
+        refusal = _refusal(tx, prefix, queues, known, unit)
+        if refusal is not None:
+            receipts.append(Receipt("sqlite", refusal=refusal))
+            continue
+        added = []
+        for job in unit.jobs:
+            before = known.get((job.queue, job.id))
+            queue = queues[job.queue]
+            if before is None:
+                values.append(_values(tx, queue, job))
+                known[job.queue, job.id] = _Known(None, job.nonce)
+                added.append(Added(JobRef(job.queue, job.id)))
+            else:
+                repeated = job.nonce is None or job.nonce == before.nonce
+                if not repeated:
+                    tx.emit(queue, "duplicated", job.id)
+                added.append(Added(JobRef(job.queue, job.id), duplicate=not repeated))
+            if job.parent is not None and (before is None or before.row is not None):
+                parents.append((job, queue.qid))
+        receipts.append(Receipt("sqlite", tuple(added)))
+    _insert(tx, values)
+    _attach(tx, prefix, parents)
+    return receipts
+
+
+def _queue(tx: Transaction, prefix: str, name: str) -> QueueRow:
+    queue = tx.queue(prefix, name, create=True)
+    assert queue is not None
+    return queue
+
+
+def _known(tx: Transaction, queues: dict[str, QueueRow], jobs: list[NewJob]) -> dict[tuple[str, str], _Known]:
+    """Jobs that are there already, and jobs of which only the receipt is left."""
+    ids = json.dumps([(queues[job.queue].qid, job.id) for job in jobs])
+    known: dict[tuple[str, str], _Known] = {}
+    for key, row, nonce, parent_row, state, result, receipt_nonce, receipt in tx.batch(
+        "add.known", ids=ids, now=tx.now_ms
+    ):
+        job = jobs[key]
+        if row is not None:
+            known[job.queue, job.id] = _Known(row, nonce, parent_row, state, result)
+        elif receipt and (job.nonce is None or job.nonce == receipt_nonce):
+            known[job.queue, job.id] = _Known(None, receipt_nonce)
+    return known
+
+
+def _refusal(
+    tx: Transaction, prefix: str, queues: dict[str, QueueRow], known: dict[tuple[str, str], _Known], unit: Unit
+) -> Refusal | None:
+    """Why a unit cannot be stored, before anything of it is."""
+    room: dict[str, int] = {}
+    members = {(job.queue, job.id) for job in unit.jobs}
+    for job in unit.jobs:
+        parent = job.parent
+        if (
+            parent is not None
+            and (parent.ref.queue, parent.ref.id) not in members
+            and not _exists(tx, prefix, parent.ref)
+        ):
+            return Refusal(JobRef(job.queue, job.id), JobNotFound(parent.ref))
+        queue = queues[job.queue]
+        if queue.max_waiting is None or (job.queue, job.id) in known or job.has_children:
+            continue
+        waiting = queue.waiting + queue.prioritized
+        room.setdefault(job.queue, queue.max_waiting - waiting)
+        if not job.options.delay_ms:
+            room[job.queue] -= 1
+        if room[job.queue] < 0:
+            return Refusal(JobRef(job.queue, job.id), QueueFull(job.queue, waiting, queue.max_waiting))
+    return None
+
+
+def _exists(tx: Transaction, prefix: str, ref: JobRef) -> bool:
+    queue = tx.queue(prefix, ref.queue)
+    return queue is not None and tx.one("job.get", qid=queue.qid, id=ref.id) is not None
+
+
+def _values(tx: Transaction, queue: QueueRow, job: NewJob) -> tuple[Any, ...]:
+    """The columns of a new job; counts it and says that it was added."""
+    options = job.options
+    tx.emit(queue, "added", job.id, name=job.name)
+    ready_at_ms: int | None = None
+    if job.has_children:
+        state, rank, place = State.WAITING_CHILDREN, tx.now_ms, queue.back()
+        tx.emit(queue, "waiting-children", job.id)
+    elif options.delay_ms:
+        state, rank, place = State.DELAYED, job.created_at_ms + options.delay_ms, queue.back()
+        tx.emit(queue, "delayed", job.id, due_at_ms=str(rank))
+        tx.ring(queue)
+    else:
+        ready_at_ms = tx.now_ms
+        if options.priority:
+            state, rank, place = State.PRIORITIZED, options.priority, queue.back()
+        else:
+            state, rank, place = State.WAITING, 0, queue.front() if options.lifo else queue.back()
+        tx.emit(queue, "waiting", job.id)
+        tx.ring(queue)
+    queue.moved(None, state)
+    return (
+        queue.qid, job.id, state.value, rank, place, options.priority, options.delay_ms, job.name, job.data,
+        options_text(options), job.nonce, job.created_at_ms, ready_at_ms, None, None, 0,
+    )  # fmt: skip
+
+
+def _insert(tx: Transaction, values: list[tuple[Any, ...]]) -> None:
+    start = 0
+    for step in STEPS:
+        while len(values) - start >= step:
+            part = values[start : start + step]
+            tx.connection.execute(_insert_text(SQL["add.insert"], step), [value for row in part for value in row])
+            start += step
+
+
+@lru_cache(maxsize=16)
+def _insert_text(statement: str, rows: int) -> str:
+    head, _, row = statement.partition("VALUES ")
+    return head + "VALUES " + ", ".join([row] * rows)
+
+
+def _attach(tx: Transaction, prefix: str, children: list[tuple[NewJob, int]]) -> None:
+    """Tie children to their parents, which wait for them; a parent with nothing to wait for is released."""
+    parents: set[int] = set()
+    for job, qid in children:
+        assert job.parent is not None
+        parent = tx.one("job.get", qid=_queue(tx, prefix, job.parent.ref.queue).qid, id=job.parent.ref.id)
+        row, _, state, _, _, _, _, _, _, parent_row, *_ = tx.one("job.get", qid=qid, id=job.id)
+        if parent is None or parent_row not in (None, parent[0]):
+            continue
+        tx.run("add.child", parent_row=parent[0], qid=qid, id=job.id)
+        tx.connection.execute(
+            "UPDATE job SET parent_row = ?, policy = ? WHERE row = ?", (parent[0], job.parent.policy.value, row)
+        )
+        if state == State.COMPLETED:
+            result = tx.connection.execute("SELECT result FROM job WHERE row = ?", (row,)).fetchone()[0]
+            tx.run(
+                "settle.child", parent_row=parent[0], qid=qid, id=job.id, state="completed", result=result, reason=None
+            )
+        parents.add(parent[0])
+    for row in parents:
+        tx.run("add.expect", parent_row=row)
+        found = tx.one("job.get_row", row=row)
+        if found[2] == State.WAITING_CHILDREN and found[11] == 0:
+            release_parent(tx, prefix, (found[15], found[1], found[2], 0, found[5], found[6]), row)

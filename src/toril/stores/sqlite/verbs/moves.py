@@ -1,0 +1,74 @@
+"""Steps that several verbs take: back among those that wait, a parent's release, removal."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from toril.states import State
+from toril.stores.sqlite.transaction import QueueRow, Transaction
+
+
+def standing(queue: QueueRow, priority: int, *, front: bool = False) -> tuple[State, int, int]:
+    """State, rank and place of a job that may run now."""
+    place = queue.front() if front else queue.back()
+    return (State.PRIORITIZED, priority, place) if priority else (State.WAITING, 0, place)
+
+
+def enqueue(
+    tx: Transaction, queue: QueueRow, row: int, job_id: str, before: str, priority: int, *, front: bool = False
+) -> None:
+    """Let one job run now, wherever it stood."""
+    state, rank, place = standing(queue, priority, front=front)
+    tx.run("job.move", row=row, state=state, rank=rank, place=place, delay_ms=0, ready_at_ms=tx.now_ms)
+    queue.moved(before, state)
+    tx.emit(queue, "waiting", job_id, prev=before)
+    tx.ring(queue)
+
+
+def release_parent(tx: Transaction, prefix: str, parent: tuple[Any, ...], parent_row: int) -> None:
+    """A parent may run, or begins to serve its own delay. `parent` is a row of `settle.parent`."""
+    qid, job_id, state, _, priority, delay_ms = parent
+    queue = tx.queue_of(prefix, qid)
+    if delay_ms > 0:
+        due_ms = tx.now_ms + delay_ms
+        tx.run(
+            "job.move",
+            row=parent_row,
+            state=State.DELAYED,
+            rank=due_ms,
+            place=queue.back(),
+            delay_ms=delay_ms,
+            ready_at_ms=None,
+        )
+        queue.moved(state, State.DELAYED)
+        tx.emit(queue, "delayed", job_id, due_at_ms=str(due_ms))
+        tx.ring(queue)
+        return
+    enqueue(tx, queue, parent_row, job_id, state, priority, front=not priority)
+
+
+def drop_from_parent(tx: Transaction, prefix: str, parent_row: int, qid: int, job_id: str) -> None:
+    """A child goes: a parent that waited for nothing else is released."""
+    if tx.run("settle.forget_child", parent_row=parent_row, qid=qid, id=job_id):
+        parent = tx.one("settle.parent", row=parent_row)
+        if parent is not None and parent[3] == 0 and parent[2] == State.WAITING_CHILDREN:
+            release_parent(tx, prefix, parent, parent_row)
+
+
+def evict(tx: Transaction, prefix: str, rows: list[int], *, receipts: bool) -> None:
+    """Delete jobs by row and count them out. With `receipts`, results that are still promised stay readable."""
+    if not rows:
+        return
+    text = json.dumps(rows)
+    if receipts:
+        tx.run("evict.receipts", rows=text, now=tx.now_ms)
+    for qid, state, count in tx.rows("job.states", rows=text):
+        tx.queue_of(prefix, qid).moved(state, None, count)
+    for row, qid, job_id, parent_row in tx.batch("evict.family", rows=text):
+        if parent_row is not None:
+            drop_from_parent(tx, prefix, parent_row, qid, job_id)
+        tx.run("evict.orphan", row=row)
+        tx.run("evict.childless", row=row)
+    tx.run("evict.logs", rows=text)
+    tx.run("evict.jobs", rows=text)

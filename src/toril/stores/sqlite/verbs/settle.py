@@ -1,0 +1,318 @@
+"""Record what became of claimed jobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from toril.errors import WrongState
+from toril.model import (
+    Attempt,
+    AwaitingChildren,
+    Completed,
+    Delayed,
+    Failed,
+    JobRef,
+    Outcome,
+    Refusal,
+    Retried,
+    Settled,
+    Settlement,
+    Throttled,
+    Wanted,
+)
+from toril.options import ChildPolicy, Keep
+from toril.states import State
+from toril.stores.sqlite.transaction import QueueRow, Transaction
+from toril.stores.sqlite.verbs.claim import claim
+from toril.stores.sqlite.verbs.moves import evict, release_parent, standing
+from toril.stores.sqlite.verbs.records import appended
+
+
+@dataclass(slots=True)
+class _Held:
+    """A settlement whose token is right, with what the store knows of its job."""
+
+    settlement: Settlement
+    queue: QueueRow
+    parent_row: int | None
+    policy: str | None
+    pending: int
+    history: str | None
+    made: int
+
+    @property
+    def row(self) -> Any:
+        return self.settlement.claim.handle
+
+    @property
+    def id(self) -> str:
+        return self.settlement.claim.ref.id
+
+
+def settle(tx: Transaction, prefix: str, settlements: Sequence[Settlement], then: Wanted | None) -> Settled:
+    held, lost = _verify(tx, prefix, settlements)
+    staying: list[JobRef] = []
+    refused: list[Refusal] = []
+    batches: dict[tuple[int, str], list[tuple[_Held, Any]]] = {}
+    for item in held:
+        outcome = item.settlement.outcome
+        ref = item.settlement.claim.ref
+        match outcome:
+            case Completed() if item.pending:
+                refused.append(
+                    Refusal(ref, WrongState(ref, "complete", f"waiting for {item.pending} children", "without any"))
+                )
+            case AwaitingChildren() if not item.pending:
+                staying.append(ref)
+            case _:
+                batches.setdefault((item.queue.qid, _kind(outcome)), []).append((item, outcome))
+    for (qid, kind), batch in batches.items():
+        _RECORD[kind](tx, prefix, tx.queue_of(prefix, qid), batch)
+    claimed = None if then is None else claim(tx, prefix, then)
+    for qid in {item.queue.qid for item in held}:
+        _say_drained(tx, tx.queue_of(prefix, qid), asked=then is not None)
+    return Settled(tuple(lost), tuple(staying), tuple(refused), claimed)
+
+
+def _kind(outcome: Outcome) -> str:
+    match outcome:
+        case Completed():
+            return "completed"
+        case Failed():
+            return "failed"
+        case _:
+            return "requeued"
+
+
+def _verify(tx: Transaction, prefix: str, settlements: Sequence[Settlement]) -> tuple[list[_Held], list[JobRef]]:
+    """Part those whose token is right and that are still to be recorded from those that are lost."""
+    claims = json.dumps([(s.claim.handle, s.claim.token) for s in settlements])
+    found = {row[0]: row for row in tx.batch("settle.verify", claims=claims)}
+    held: list[_Held] = []
+    missing: list[int] = []
+    for key, settlement in enumerate(settlements):
+        row = found.get(key)
+        queue = tx.queue(prefix, settlement.claim.ref.queue)
+        if row is None or queue is None:
+            missing.append(key)
+        elif row[1] == State.ACTIVE:
+            held.append(_Held(settlement, queue, *row[2:]))
+    return held, _lost(tx, prefix, settlements, missing)
+
+
+def _lost(tx: Transaction, prefix: str, settlements: Sequence[Settlement], missing: list[int]) -> list[JobRef]:
+    """Of those that are not there: who was not recorded before, and so belongs to somebody else now."""
+    if not missing:
+        return []
+    keys: list[tuple[int | None, str, str]] = []
+    for key in missing:
+        claimed = settlements[key].claim
+        queue = tx.queue(prefix, claimed.ref.queue)
+        keys.append((None if queue is None else queue.qid, claimed.ref.id, claimed.token))
+    recorded = set(tx.batch("settle.receipts", claims=json.dumps(keys)))
+    return [settlements[key].claim.ref for n, key in enumerate(missing) if n not in recorded]
+
+
+Batch = list[tuple[_Held, Any]]
+
+
+def _complete(tx: Transaction, prefix: str, queue: QueueRow, batch: Batch) -> None:
+    tx.run(
+        "settle.completed",
+        batch=json.dumps([(item.row, outcome.result) for item, outcome in batch]),
+        now=tx.now_ms,
+        place=queue.back(len(batch)),
+    )
+    queue.moved(State.ACTIVE, State.COMPLETED, len(batch))
+    for item, outcome in batch:
+        if item.parent_row is not None:
+            _tell_parent(tx, prefix, item, "completed", result=outcome.result)
+        tx.emit(queue, "completed", item.id, result=outcome.result, prev="active")
+    _apply_keep_rules(tx, prefix, queue, State.COMPLETED, batch)
+
+
+def _fail(tx: Transaction, prefix: str, queue: QueueRow, batch: Batch) -> None:
+    rows = [
+        (item.row, outcome.reason, _history(tx, item, "failed", outcome.reason, outcome.stack), int(outcome.spent))
+        for item, outcome in batch
+    ]
+    tx.run("settle.failed", batch=json.dumps(rows), now=tx.now_ms, place=queue.back(len(batch)))
+    queue.moved(State.ACTIVE, State.FAILED, len(batch))
+    for item, outcome in batch:
+        if item.parent_row is not None:
+            _child_failed(tx, prefix, item, outcome.reason)
+        made = item.made + int(outcome.spent)
+        tx.emit(queue, "failed", item.id, reason=outcome.reason, prev="active")
+        if made >= item.settlement.claim.options.attempts:
+            tx.emit(queue, "retries-exhausted", item.id, attempts_made=str(made))
+    _apply_keep_rules(tx, prefix, queue, State.FAILED, batch)
+
+
+def _requeue(tx: Transaction, prefix: str, queue: QueueRow, batch: Batch) -> None:
+    rows: list[tuple[Any, ...]] = []
+    for item, outcome in batch:
+        claimed = item.settlement.claim
+        reason: str | None = None
+        delay_ms, spent = 0, 0
+        match outcome:
+            case Retried(after_ms=after_ms):
+                spent, reason, delay_ms = 1, outcome.reason, after_ms
+                kind, stack = "retried", outcome.stack
+                state, rank, place = _later(queue, claimed.priority, tx.now_ms, after_ms, lifo=claimed.options.lifo)
+            case Delayed(until_ms=until_ms):
+                delay_ms, kind, stack = max(0, until_ms - tx.now_ms), "delayed", ""
+                state, rank, place = State.DELAYED, until_ms, queue.back()
+            case AwaitingChildren():
+                kind, stack = "awaiting-children", ""
+                state, rank, place = State.WAITING_CHILDREN, tx.now_ms, queue.back()
+            case _:
+                kind, stack = ("throttled" if isinstance(outcome, Throttled) else "released"), ""
+                state, rank, place = standing(queue, claimed.priority, front=True)
+                if isinstance(outcome, Throttled):
+                    queue.limited_until_ms = max(queue.limited_until_ms, tx.now_ms + outcome.for_ms)
+        history = _history(tx, item, kind, reason or "", stack)
+        rows.append((item.row, state.value, rank, place, history, reason, spent, delay_ms))
+        queue.moved(State.ACTIVE, state)
+        _say_requeued(tx, queue, item.id, state, rank)
+    tx.run("settle.requeued", batch=json.dumps(rows), now=tx.now_ms)
+    tx.ring(queue)
+
+
+_RECORD = {"completed": _complete, "failed": _fail, "requeued": _requeue}
+
+
+def _later(queue: QueueRow, priority: int, now_ms: int, after_ms: int, *, lifo: bool) -> tuple[State, int, int]:
+    if after_ms > 0:
+        return State.DELAYED, now_ms + after_ms, queue.back()
+    return standing(queue, priority, front=lifo and not priority)
+
+
+def _say_requeued(tx: Transaction, queue: QueueRow, job_id: str, state: State, rank: int) -> None:
+    if state is State.DELAYED:
+        tx.emit(queue, "delayed", job_id, due_at_ms=str(rank))
+    elif state is State.WAITING_CHILDREN:
+        tx.emit(queue, "waiting-children", job_id, prev="active")
+    else:
+        tx.emit(queue, "waiting", job_id, prev="active")
+
+
+def _history(tx: Transaction, item: _Held, outcome: str, reason: str, stack: str) -> str:
+    claimed = item.settlement.claim
+    attempt = Attempt(claimed.attempt, claimed.worker, claimed.claimed_at_ms, tx.now_ms, outcome, reason, stack)
+    return appended(item.history, attempt)
+
+
+# -------------------------------------------------------------------- parents
+
+
+def _tell_parent(
+    tx: Transaction, prefix: str, item: _Held, state: str, *, result: str | None = None, reason: str | None = None
+) -> None:
+    """A child counts as done; the last one releases its parent."""
+    assert item.parent_row is not None
+    told = tx.run(
+        "settle.child",
+        parent_row=item.parent_row,
+        qid=item.queue.qid,
+        id=item.id,
+        state=state,
+        result=result,
+        reason=reason,
+    )
+    if told:
+        parent = tx.one("settle.parent", row=item.parent_row)
+        if parent is not None and parent[3] == 0 and parent[2] == State.WAITING_CHILDREN:
+            release_parent(tx, prefix, parent, item.parent_row)
+
+
+def _child_failed(tx: Transaction, prefix: str, item: _Held, reason: str) -> None:
+    """What a child's failure does to its parent is the child's policy."""
+    row = item.parent_row
+    assert row is not None
+    match ChildPolicy(item.policy or ChildPolicy.WAIT):
+        case ChildPolicy.WAIT:
+            return
+        case ChildPolicy.IGNORE:
+            _tell_parent(tx, prefix, item, "ignored", reason=reason)
+        case ChildPolicy.REMOVE:
+            if tx.run("settle.forget_child", parent_row=row, qid=item.queue.qid, id=item.id):
+                _release(tx, prefix, row, tx.one("settle.parent", row=row), only_when_done=True)
+        case ChildPolicy.CONTINUE:
+            if tx.run(
+                "settle.child",
+                parent_row=row,
+                qid=item.queue.qid,
+                id=item.id,
+                state="failed",
+                result=None,
+                reason=reason,
+            ):
+                _release(tx, prefix, row, tx.one("settle.parent", row=row), only_when_done=False)
+        case ChildPolicy.FAIL:
+            if tx.run(
+                "settle.child",
+                parent_row=row,
+                qid=item.queue.qid,
+                id=item.id,
+                state="failed",
+                result=None,
+                reason=reason,
+            ):
+                parent = tx.one("settle.parent", row=row)
+                if parent is not None and parent[2] not in (State.FAILED, State.COMPLETED):
+                    tx.run("settle.defer", row=row, reason=f"child {item.settlement.claim.ref} failed")
+                    _release(tx, prefix, row, parent, only_when_done=False)
+
+
+def _release(tx: Transaction, prefix: str, row: int, parent: tuple[Any, ...] | None, *, only_when_done: bool) -> None:
+    if parent is None or (only_when_done and parent[3]):
+        return
+    if parent[2] in (State.WAITING_CHILDREN, State.DELAYED) and not (only_when_done and parent[2] == State.DELAYED):
+        release_parent(tx, prefix, parent, row)
+
+
+# -------------------------------------------------------------------- keep rules
+
+
+def _apply_keep_rules(tx: Transaction, prefix: str, queue: QueueRow, state: State, batch: Batch) -> None:
+    """Remove at once what is not to be kept, then what is beyond the count or age of those that are."""
+    completed = state is State.COMPLETED
+    rules: set[Keep] = set()
+    at_once: list[int] = []
+    for item, _ in batch:
+        options = item.settlement.claim.options
+        keep = options.keep_completed if completed else options.keep_failed
+        if keep.count == 0:
+            at_once.append(item.row)
+        else:
+            rules.add(keep)
+    evict(tx, prefix, at_once, receipts=True)
+    for keep in rules:
+        if keep.age_ms is not None:
+            before_ms = tx.now_ms - keep.age_ms
+            evict(
+                tx,
+                prefix,
+                tx.batch("settle.beyond_age", qid=queue.qid, state=state.value, before=before_ms),
+                receipts=True,
+            )
+        if keep.count is not None and queue.count(state) > keep.count:
+            excess = queue.count(state) - keep.count
+            evict(
+                tx,
+                prefix,
+                tx.batch("settle.beyond_count", qid=queue.qid, state=state.value, excess=excess),
+                receipts=True,
+            )
+
+
+def _say_drained(tx: Transaction, queue: QueueRow, *, asked: bool) -> None:
+    """Nothing waits and nothing runs. Where more was asked for, a pause, a limit or a delay is not the end."""
+    if queue.waiting or queue.prioritized or queue.active:
+        return
+    if asked and (queue.paused or queue.delayed or queue.limited_until_ms > tx.now_ms):
+        return
+    tx.emit(queue, "drained")
