@@ -199,7 +199,7 @@ def parameters_of(
     def compiled(p: Parameter) -> Shape:
         if hints.get(p.name) is _UNRESOLVED:
             raise ConfigError(
-                f"parameter {p.name!r} of {name}() has an annotation that is unknown at run time: import it outside TYPE_CHECKING"
+                f"parameter {p.name!r} of {name}() has an annotation that is unknown at run time: define it at module level, outside TYPE_CHECKING"
             )
         try:
             return shape(hints.get(p.name, Any), extra=extra, keys=keys)

@@ -236,7 +236,7 @@ _exact_decimal = _from_text(_decimal, "a decimal number")
 def _read_decimal(value: Any, where: str) -> Any:
     if type(value) is int:
         return Decimal(value)
-    return _exact_decimal.read(repr(value) if type(value) is float else value, where)
+    return _exact_decimal.read(repr(value) if type(value) is float and isfinite(value) else value, where)
 
 
 _SCALARS: Final[dict[Any, Shape]] = {
@@ -277,11 +277,12 @@ class _Compiler:
     `exact` readers take only what `to_json` would write; a union asks them before the lenient ones.
     """
 
-    def __init__(self, extra: Extra, keys: Keys, *, exact: bool = False) -> None:
+    def __init__(self, extra: Extra, keys: Keys, exact_with: _Outcomes | None = None) -> None:
         self._extra: Extra = extra
         self._keys: Keys = keys
-        self._scalars = _EXACT if exact else _SCALARS
-        self._exact = self if exact else _Compiler("forbid", keys, exact=True)
+        self._outcomes = exact_with or _Outcomes()
+        self._scalars = _EXACT if exact_with else _SCALARS
+        self._exact = self if exact_with else _Compiler("forbid", keys, self._outcomes)
         self._known: dict[Any, Shape] = {}
 
     def shape(self, annotation: Any) -> Shape:
@@ -315,13 +316,13 @@ class _Compiler:
         if cls in _DICTS:
             key, value = args or (Any, Any)
             return _mapping(self._key(key), self.shape(value))
-        if cls is tuple:
+        if cls is tuple and not getattr(annotation, "__unpacked__", False):
             if not args and annotation is tuple:
                 args = (Any, ...)
             if args[1:] == (...,):
                 return _rows(self.shape(args[0]), tuple)
             return _fixed([self.shape(arg) for arg in args], "a list", tuple)
-        if not isinstance(cls, type):
+        if not isinstance(cls, type) or cls is tuple:
             raise _unsupported(annotation)
         if issubclass(cls, Enum):
             return _enum(cls, by_name=self is not self._exact)
@@ -377,7 +378,7 @@ class _Compiler:
                 break
             natives.add(option)
         several = sum(not _is_scalar(option) for option in rest) > 1
-        return _first_of(passes, frozenset(natives - {float}), several)
+        return _first_of(passes, frozenset(natives - {float}), self._outcomes if several else None)
 
     def _key(self, annotation: Any) -> Reader:
         while isinstance(annotation, NewType) or typing.get_origin(annotation) is Annotated:
@@ -474,7 +475,8 @@ class _Compiler:
     def _named_tuple(self, cls: Any, args: tuple[Any, ...]) -> Shape:
         members = self._members(cls, args, cls._fields, lambda name, hint: name not in cls._field_defaults)
         by_name = self._object(cls, members, cls)
-        by_place = _fixed([member.shape for member in members], by_name.wants, cls._make, len(cls._field_defaults))
+        shapes = [member.shape for member in members]
+        by_place = _fixed(shapes, by_name.wants, lambda row: cls(*row), len(cls._field_defaults))
 
         def read(value: Any, where: str) -> Any:
             return (by_place.read if type(value) in _ROWS else by_name.read)(value, where)
@@ -499,7 +501,7 @@ def hints_of(holder: Any, what: str) -> dict[str, Any]:
         return typing.get_type_hints(holder, include_extras=True)
     except NameError as error:
         raise ConfigError(
-            f"{what} has an annotation that is unknown at run time ({error}): import it outside TYPE_CHECKING"
+            f"{what} has an annotation that is unknown at run time ({error}): define it at module level, outside TYPE_CHECKING"
         ) from None
     except (TypeError, SyntaxError, AttributeError) as error:
         raise ConfigError(f"{what} has an annotation that is no type: {error}") from None
@@ -610,9 +612,7 @@ def _mapping(read_key: Reader, item: Shape) -> Shape:
             for key, member in data.items():
                 found[key if any_key else read_key(key, "")] = read_item(member, "")
         except InvalidData as error:
-            raise inside(
-                f"{where}.{place(key)}" if where and place(key) == key else where + place(key), error
-            ) from None
+            raise inside(where, inside(place(key), error)) from None
         if len(found) < len(data):
             raise InvalidData(where, "has two keys that mean the same")
         return found
@@ -638,7 +638,7 @@ def _optional(inner: Shape) -> Shape:
     return Shape(read, f"{inner.wants} or null", write if write_inner else None, inner.members)
 
 
-def _first_of(passes: list[list[Shape]], natives: frozenset[Any], several: bool) -> Shape:
+def _first_of(passes: list[list[Shape]], natives: frozenset[Any], outcomes: _Outcomes | None) -> Shape:
     """A union. `natives`: the types whose values are taken as they are, since their option comes first."""
     reads = [option.read for options in passes for option in options]
     exact, last = passes[0], passes[-1]
@@ -672,36 +672,33 @@ def _first_of(passes: list[list[Shape]], natives: frozenset[Any], several: bool)
         return to_json(value)
 
     writes = any(option.write for option in exact)
-    return Shape(_each_once(read) if several else read, wants, write if writes else None)
+    return Shape(_each_once(read, outcomes) if outcomes else read, wants, write if writes else None)
 
 
 class _Outcomes(threading.local):
-    """What became of the values that this thread is reading, by identity."""
+    """What became of the values that this thread is reading, by union and identity."""
 
     def __init__(self) -> None:
         self.depth = 0
-        self.known: dict[int, tuple[Any, InvalidData | None]] = {}
+        self.known: dict[tuple[Reader, int], tuple[Any, InvalidData | None]] = {}
 
 
-def _each_once(read: Reader) -> Reader:
+def _each_once(read: Reader, outcomes: _Outcomes) -> Reader:
     """Read each value once, however many options of an outer union ask for it.
 
     Without it a union that contains itself doubles the work with every level of nesting, and data can be nested
-    by whoever may add a job.
+    by whoever may add a job. All unions of a type share their outcomes, kept until the outermost has been read.
     """
-    outcomes = _Outcomes()
 
     def once(value: Any, where: str) -> Any:
-        outcome = outcomes.known.get(id(value))
+        if type(value) in _PLAIN:  # its identity may be used again while the data lives; that of a container is its own
+            return read(value, where)
+        outcome = outcomes.known.get((read, id(value)))
         if outcome is None:
             outcomes.depth += 1
             try:
-                try:
-                    outcome = read(value, ""), None
-                except InvalidData as error:
-                    outcome = None, error
-                if type(value) not in _PLAIN:  # containers live as long as the data; a number's identity may be reused
-                    outcomes.known[id(value)] = outcome
+                outcome = _outcome(read, value)
+                outcomes.known[read, id(value)] = outcome
             finally:
                 outcomes.depth -= 1
                 if not outcomes.depth:
@@ -713,13 +710,23 @@ def _each_once(read: Reader) -> Reader:
     return once
 
 
-def _one_of(choices: Iterable[tuple[Json, Any]], otherwise: Callable[[Any], Any] | None = None) -> Shape:
+def _outcome(read: Reader, value: Any) -> tuple[Any, InvalidData | None]:
+    try:
+        return read(value, ""), None
+    except InvalidData as error:
+        return None, error.with_traceback(None)
+
+
+def _one_of(
+    choices: Iterable[tuple[Json, Any]], otherwise: Callable[[Any], Any] | None = None, wants: str = ""
+) -> Shape:
     """A choice among values, each with its JSON form. True is not 1 here; 1.0 is."""
     table: dict[Any, Any] = {}
     for written, value in choices:
         table.setdefault((written is True or written is False, written), value)
     names = [shown(written) for _, written in table]
-    wants = ("one of " if len(names) > 1 else "") + ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+    listed = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+    wants = wants or ("one of " if len(names) > 1 else "") + listed
 
     def read(value: Any, where: str) -> Any:
         if type(value) in _PLAIN:
@@ -741,7 +748,7 @@ def _enum(cls: type[Enum], *, by_name: bool) -> Shape:
     exact = _one_of(written, cls if issubclass(cls, Flag) else None)
     if not by_name:
         return exact
-    return Shape(_one_of([*written, *cls.__members__.items()], cls).read, exact.wants)
+    return _one_of([*written, *cls.__members__.items()], cls, exact.wants)
 
 
 # Models of other libraries: known by the names of their classes, so that nothing is imported for them
@@ -759,6 +766,8 @@ def _pydantic(cls: Any) -> Shape:
         try:
             return cls.model_validate(value, **options)
         except ValueError as error:
+            if not hasattr(error, "errors"):
+                raise InvalidData(where, f"is not a valid {_name(cls)}: {_cut(str(error), 200)}") from None
             first: dict[str, Any] = cast(Any, error).errors(include_url=False, include_input=False)[0]
             steps = (f"[{step}]" if isinstance(step, int) else place(step) for step in first["loc"])
             spot = "".join(step if step[0] == "[" else f".{step}" for step in steps).removeprefix(".")
@@ -776,6 +785,8 @@ def _msgspec(cls: Any) -> Shape:
         except msgspec.ValidationError as error:
             problem, _, spot = str(error).partition(" - at `$")
             raise inside(where, InvalidData(spot.rstrip("`").removeprefix("."), problem)) from None
+        except ValueError as error:
+            raise InvalidData(where, f"is not a valid {_name(cls)}: {_cut(str(error), 200)}") from None
 
     return Shape(read, f"an object ({_name(cls)})")
 

@@ -60,6 +60,9 @@ class Places:
         self.bases: list[str] = []
         self.queues: list[str] = []
 
+    def queue_at(self, place: int) -> str:
+        return self.queues[place - 1]
+
     def of(self, queue: str) -> int:
         place = self._places.get(queue)
         if place is None:

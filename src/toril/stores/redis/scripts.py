@@ -47,7 +47,7 @@ class Script:
         Raises:
             TypeError: the values are not those of the script's header.
         """
-        if values.keys() != {parameter.name for parameter in self.parameters}:
+        if set(values) != {parameter.name for parameter in self.parameters}:
             raise TypeError(f"{self.name}.lua takes {[p.name for p in self.parameters]}, not {list(values)}")
         arguments: list[str | int | float] = [len(keys), *keys]
         for parameter in self.parameters:
@@ -69,20 +69,21 @@ class Script:
 
 
 @cache
-def script(name: str) -> Script:
-    """The script of `lua/<name>.lua`."""
+def script(name: str, *, turned: bool = False) -> Script:
+    """The script of `lua/<name>.lua`; `turned` for keys that expire by a clock that somebody turns."""
     source = _read(f"{name}.lua")
     header = _header(source)
     parameters = tuple(
         Parameter(single or group, tuple(fields.split())) for single, group, fields in _ITEM.findall(header["ARGV"])
     )
-    libraries = "\n".join(_read(f"lib/{library}.lua") for library in _included(source))
+    included = ["turned", *_included(source)] if turned else _included(source)
+    libraries = "\n".join(_read(f"lib/{library}.lua") for library in included)
     text = f"{_prelude(parameters)}\n{libraries}\n{source}"
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), parameters)
 
 
 def _read(path: str) -> str:
-    return resources.files(__package__).joinpath("lua", *path.split("/")).read_text(encoding="utf-8")
+    return resources.files("toril.stores.redis").joinpath("lua", *path.split("/")).read_text(encoding="utf-8")
 
 
 def _header(source: str) -> dict[str, str]:
@@ -99,7 +100,9 @@ def _header(source: str) -> dict[str, str]:
             found[word] += " " + line[3:].strip()
     for wanted in ("KEYS", "ARGV", "RETURNS"):
         if wanted not in found:
-            raise TypeError(f"a script begins with a sentence, KEYS, ARGV and RETURNS; {wanted} is missing in {source[:60]!r}")
+            raise TypeError(
+                f"a script begins with a sentence, KEYS, ARGV and RETURNS; {wanted} is missing in {source[:60]!r}"
+            )
     return found
 
 

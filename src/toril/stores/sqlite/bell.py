@@ -83,10 +83,10 @@ class Bell:
             if not future.done():
                 await reached(clock, future, until_ms)
         finally:
-            with self._lock:
-                listener.waiting = None
-                rung = frozenset(listener.rung & names)
-                listener.rung -= rung
+            listener.waiting = None
+        with self._lock:  # not when cancelled: what rang is still to be heard
+            rung = frozenset(listener.rung & names)
+            listener.rung -= rung
         return rung
 
     def forget(self, who: str) -> None:

@@ -2,7 +2,7 @@
 -- KEYS  *queues
 -- ARGV  now *jobs(unit queue id name data opts timestamp delay priority lifo nonce parent_key parent has_children)
 -- RETURNS  for each unit {0, 1 for a duplicate else 0, ... one per member}, or {code, place of the refused member, detail}:
---          -5 its parent is missing, -7 it has another parent, -20 its queue is full (detail: how many wait)
+--          -5 its parent is missing, -7 it has another parent, -20 its queue is full (detail: how many wait, the limit)
 -- include: parent
 
 local now = tonumber(A.now)
@@ -46,12 +46,13 @@ local function overfull(jobs, standing)
   for place, job in ipairs(jobs) do
     local Q = queue_at(job.queue)
     local limit = settings(Q).max_waiting
-    if limit and not standing[place] then
-      coming[Q] = (coming[Q] or 0) + 1
-      local waiting = redis.call("LLEN", Q.wait) + redis.call("ZCARD", Q.prioritized) + redis.call("ZCARD", Q.delayed)
-        + (back[Q] and #back[Q] or 0)
-      if waiting + coming[Q] > limit then
-        return { -20, place, waiting }
+    if limit and not standing[place] and job.has_children == "0" then
+      local waiting = redis.call("LLEN", Q.wait) + redis.call("ZCARD", Q.prioritized) + (back[Q] and #back[Q] or 0)
+      if tonumber(job.delay) == 0 then
+        coming[Q] = (coming[Q] or 0) + 1
+      end
+      if waiting + (coming[Q] or 0) > limit then
+        return { -20, place, waiting, limit }
       end
     end
   end

@@ -1,6 +1,6 @@
 -- List the children of a job and what became of them.
 -- KEYS  *queues
--- ARGV  id
+-- ARGV  now id
 -- RETURNS  {full job key, pending|completed|failed|ignored, result or reason} of each
 -- include: queue
 

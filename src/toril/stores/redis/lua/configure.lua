@@ -1,6 +1,6 @@
 -- Change settings of a queue; workers learn of it.
 -- KEYS  *queues
--- ARGV  *values(name text)
+-- ARGV  now *values(name text)
 -- RETURNS  1 when it was paused by this, -1 when it was resumed, else 0
 -- include: queue
 

@@ -1,6 +1,6 @@
 -- Renew locks.
 -- KEYS  *queues
--- ARGV  lock_ms *claims(queue id token)
+-- ARGV  now lock_ms *claims(queue id token)
 -- RETURNS  the places of the claims that are no longer the caller's
 
 local lost = {}

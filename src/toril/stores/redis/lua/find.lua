@@ -1,6 +1,6 @@
 -- Page through the ids of a collection, from the one that runs next, or has ended first.
 -- KEYS  *queues
--- ARGV  collection after_id after_place limit reversed
+-- ARGV  now collection after_id after_place limit reversed
 -- RETURNS  {id, place} of each, where a place is a score, or a position counted from the serving end of a list
 -- include: queue
 

@@ -1,6 +1,6 @@
 -- Look at jobs.
 -- KEYS  *queues
--- ARGV  *refs(queue id)
+-- ARGV  now *refs(queue id)
 -- RETURNS  for each ref {collection, score, the flat hash, ms left of its lock, pending children}, {"receipt", text} of one
 --          that was removed and whose result is kept, or {} of one that is unknown
 -- include: queue

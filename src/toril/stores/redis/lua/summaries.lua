@@ -1,6 +1,6 @@
 -- Count the jobs of queues by state.
 -- KEYS  *queues
--- ARGV  *asked(queue)
+-- ARGV  now *asked(queue)
 -- RETURNS  for each queue {wait, prioritized, delayed, active, waiting-children, completed, failed, flat settings,
 --          when the next job to run was added or ""}
 -- include: queue

@@ -13,8 +13,11 @@ local function start(Q, id, slot, now)
     redis.call("PEXPIRE", Q.limiter, tonumber(slot.per_ms) or settings(Q).duration)
   end
   local started = {
-    "processedOn", string.format("%.0f", now), "ats", tostring((tonumber(field(job, "ats")) or 0) + 1), "pb", A.worker,
+    "processedOn", string.format("%.0f", now), "ats", tostring((tonumber(field(job, "ats")) or 0) + 1),
   }
+  if A.worker ~= "" then
+    started[5], started[6] = "pb", A.worker
+  end
   redis.call("SET", key .. ":lock", A.token, "PX", A.lock_ms)
   emit(Q, "active", "jobId", id, "prev", "waiting")
   redis.call("HSET", key, unpack(started))
@@ -104,26 +107,26 @@ end
 
 -- What this wish has brought before, when its answer was lost.
 local function hand_out_again(claims)
+  local found = {}
   for _, slot in ipairs(A.slots) do
-    local Q = queue_at(slot.queue)
+    local Q, before = queue_at(slot.queue), #claims
     local active = redis.call("LRANGE", Q.active, 0, -1)
     for i = #active, 1, -1 do
       if redis.call("GET", Q.base .. active[i] .. ":lock") == A.token then
         claims[#claims + 1] = { tonumber(slot.queue), active[i], redis.call("HGETALL", Q.base .. active[i]) }
       end
     end
+    found[slot.queue] = #claims - before
   end
+  return found
 end
 
 -- Returns the claims, the queues left wanting as {place, reason, until or 0}, and those of them that a finish must not
 -- call drained.
 local function hand_out(now)
   local claims, idle, awaited = {}, {}, {}
-  local again = A.again == "1"
-  if again then
-    hand_out_again(claims)
-    again = #claims > 0
-  end
+  local found = A.again == "1" and hand_out_again(claims)
+  local again = #claims > 0
   local named = {}
   for _, wish in ipairs(A.named) do
     named[wish.slot] = named[wish.slot] or {}
@@ -135,7 +138,10 @@ local function hand_out(now)
     local ids = named[tostring(place)]
     local reason, until_ms
     if again then
-      reason, until_ms = "empty", first_due(Q)
+      local wanted = ids and #ids or tonumber(slot.free)
+      if found[slot.queue] < wanted then
+        reason, until_ms = "empty", first_due(Q)
+      end
     elseif ids then
       hand_out_named(Q, slot, ids, now, claims)
       reason = #claims - before < #ids and "empty" or nil

@@ -1,0 +1,168 @@
+"""A job from outside: the handle that `add` returns, and the call that is not yet added."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from toril.errors import JobFailed, JobNotFound, ResultTimeout, WrongState
+from toril.model import Answer, Child, Event, JobRecord, JobRef, LogPage, Update
+from toril.options import Duration, JobOptions, to_ms
+from toril.shapes import reader
+from toril.states import FINISHED, State
+from toril.store import Store
+from toril.wirejson import Json, decode, encode
+
+R = TypeVar("R")
+
+NET_MS = 30_000
+"""How long a wait for a result trusts events alone before it looks at the job itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A job to be: a name, its data and its options. `add_many` takes a list of them."""
+
+    name: str
+    data: Json = None
+    options: JobOptions = field(default_factory=JobOptions)
+
+
+class Job(Generic[R]):
+    """A job that was added. `duplicate`: one with the chosen id was there already, and this is it.
+
+    `store` says which store took it.
+    """
+
+    def __init__(
+        self, ref: JobRef, store: Store, *, duplicate: bool = False, taken_by: str = "", returns: Any = Any
+    ) -> None:
+        self.ref = ref
+        self.duplicate = duplicate
+        self.store = taken_by or store.kind
+        self._store = store
+        self._returns = returns
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self.ref.id
+
+    @property
+    def queue(self) -> str:
+        """The name of its queue."""
+        return self.ref.queue
+
+    def __repr__(self) -> str:
+        return f"<Job {self.ref}>"
+
+    # ---------------------------------------------------------------- looking
+
+    async def record(self) -> JobRecord:
+        """All that the store knows of it.
+
+        Raises:
+            JobNotFound: it is gone.
+        """
+        (record,) = await self._store.get([self.ref])
+        if record is None:
+            raise JobNotFound(self.ref)
+        return record
+
+    async def state(self) -> State:
+        """Where it stands. Raises JobNotFound when it is gone."""
+        return (await self.record()).state
+
+    async def progress(self) -> Json:
+        """What it last said of how far it is; None before that."""
+        text = (await self.record()).progress
+        return None if text is None else decode(text)
+
+    async def logs(self, *, first: int = 0, limit: int = 1000) -> LogPage:
+        """Lines of its log, oldest first."""
+        return await self._store.logs(self.ref, first=first, limit=limit)
+
+    async def children(self) -> list[Child]:
+        """Its children and what became of them."""
+        return await self._store.children(self.ref)
+
+    async def result(self, timeout: Duration | None = None) -> R:
+        """What its handler returned, once it has; read as the handler's return type says.
+
+        Raises:
+            JobFailed: it has failed for good.
+            ResultTimeout: it has not finished within `timeout` (seconds or a timedelta).
+            JobNotFound: it is gone, and its result with it.
+        """
+        clock = self._store.clock
+        until_ms = None if timeout is None else clock.now_ms() + to_ms(timeout, "timeout")
+        after = await self._store.last_event(self.queue)
+        while True:
+            record = await self.record()
+            if record.state in FINISHED:
+                return self._value(record)
+            now_ms = clock.now_ms()
+            if until_ms is not None and now_ms >= until_ms:
+                raise ResultTimeout(self.ref, record.state, to_ms(timeout or 0))
+            net_ms = now_ms + NET_MS
+            after = await self._until_told(after, net_ms if until_ms is None else min(until_ms, net_ms))
+
+    async def _until_told(self, after: str, until_ms: int) -> str:
+        """Wait for an event about this job that may end it; return where the next wait begins."""
+        while True:
+            events = await self._store.read(self.queue, after, until_ms=until_ms)
+            if not events:
+                return after
+            after = events[-1].id
+            if any(_ends(event, self.id) for event in events):
+                return after
+
+    def _value(self, record: JobRecord) -> R:
+        if record.state is State.FAILED:
+            raise JobFailed(self.ref, record.reason or "no reason given")
+        value: R = reader(self._returns)(decode(record.result or "null"), "result")
+        return value
+
+    # ---------------------------------------------------------------- changing
+
+    async def remove(self) -> bool:
+        """Remove it with all that belongs to it; False when it is running or gone."""
+        return await self._store.remove([self.ref]) == [Answer.DONE]
+
+    async def promote(self) -> None:
+        """Let it run now, if it is delayed. Raises JobNotFound, WrongState."""
+        await self._expect((await self._store.promote([self.ref]))[0], "promote", State.DELAYED)
+
+    async def retry(self, *, reset_attempts: bool = False, **changed: Json) -> None:
+        """Run it again, if it has finished; `data=` gives it other data. Raises JobNotFound, WrongState."""
+        unknown = changed.keys() - {"data"}
+        if unknown:
+            raise TypeError(f"retry() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+        data = encode(changed["data"]) if "data" in changed else None
+        (answer,) = await self._store.retry([self.ref], reset_attempts=reset_attempts, data=data)
+        await self._expect(answer, "retry", "completed or failed")
+
+    async def update_data(self, data: Json) -> None:
+        """Give it other data. Raises JobNotFound."""
+        await self._update(Update(self.ref, data=encode(data)))
+
+    async def change_priority(self, priority: int, *, lifo: bool = False) -> None:
+        """Let it run sooner or later than others. Raises JobNotFound."""
+        await self._update(Update(self.ref, priority=priority, lifo=lifo))
+
+    async def change_delay(self, delay: Duration) -> None:
+        """Count its delay anew from now. Raises JobNotFound; WrongState when it is not delayed."""
+        await self._update(Update(self.ref, delay_ms=to_ms(delay, "delay")))
+
+    async def _update(self, update: Update) -> None:
+        await self._expect((await self._store.update([update]))[0], "change", State.DELAYED)
+
+    async def _expect(self, answer: Answer, operation: str, wanted: str) -> None:
+        if answer is Answer.MISSING:
+            raise JobNotFound(self.ref)
+        if answer is not Answer.DONE:
+            raise WrongState(self.ref, operation, await self.state(), wanted)
+
+
+def _ends(event: Event, job_id: str) -> bool:
+    return event.job_id == job_id and event.name in ("completed", "failed", "removed")

@@ -1,0 +1,324 @@
+"""A queue: adding to it, looking into it, and changing it."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, Final, Unpack
+
+from toril.errors import InvalidJob
+from toril.ids import IdSource, check_job_id, check_queue_name, draw_id
+from toril.job import Call, Job
+from toril.model import (
+    Answer,
+    Event,
+    JobRecord,
+    JobRef,
+    NewJob,
+    Page,
+    QueueSettings,
+    QueueSummary,
+    Receipt,
+    Unit,
+    WorkerInfo,
+)
+from toril.options import Duration, JobOptions, resolve, to_ms
+from toril.shapes import to_json
+from toril.states import State
+from toril.store import MAX_UNIT_BYTES, MAX_UNIT_JOBS, Producer, Store
+from toril.wirejson import Json, encode
+
+Addable = Call | tuple[str, Json] | tuple[str, Json, JobOptions]
+"""What `add_many` takes: a `Call`, or a name with data, or with data and options."""
+
+PAGE: Final = 500
+
+
+class Flight:
+    """Adds made in the same turn of a loop leave together; one that stands alone leaves at once."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+        self._units: list[Unit] = []
+        self._futures: list[asyncio.Future[Receipt]] = []
+        self._flying: set[asyncio.Task[None]] = set()
+
+    async def add(self, unit: Unit) -> Receipt:
+        """Add a unit; it arrives though the caller be cancelled."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Receipt] = loop.create_future()
+        self._units.append(unit)
+        self._futures.append(future)
+        if len(self._units) == 1:
+            loop.call_soon(self._leave, loop)
+        return await future
+
+    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        units, self._units = self._units, []
+        futures, self._futures = self._futures, []
+        for start, end in _flights(units):
+            task = loop.create_task(self._fly(units[start:end], futures[start:end]))
+            self._flying.add(task)
+            task.add_done_callback(self._flying.discard)
+
+    async def _fly(self, units: list[Unit], futures: list[asyncio.Future[Receipt]]) -> None:
+        try:
+            receipts = await self._producer.add(units)
+        except BaseException as error:
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        for future, receipt in zip(futures, receipts, strict=True):
+            if not future.done():
+                future.set_result(receipt)
+
+
+def _flights(units: Sequence[Unit]) -> Iterable[tuple[int, int]]:
+    """Where to cut what leaves together, so that no flight is longer than 1,000 jobs or larger than 1 MiB."""
+    start = jobs = size = 0
+    for n, unit in enumerate(units):
+        its_jobs, its_size = len(unit.jobs), sum(len(job.data) for job in unit.jobs)
+        if n > start and (jobs + its_jobs > MAX_UNIT_JOBS or size + its_size > MAX_UNIT_BYTES // 4):
+            yield start, n
+            start, jobs, size = n, 0, 0
+        jobs, size = jobs + its_jobs, size + its_size
+    yield start, len(units)
+
+
+_flights_by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, Flight]] = weakref.WeakKeyDictionary()
+
+
+def flight_of(store: Store) -> Flight:
+    """The flight of a store on the running loop."""
+    flights = _flights_by_loop.setdefault(asyncio.get_running_loop(), {})
+    flight = flights.get(id(store))
+    if flight is None:
+        flight = flights[id(store)] = Flight(store)  # which keeps the store, so that its id stays its own
+    return flight
+
+
+class Queue:
+    """A queue of a store. `defaults` are options for all jobs added through it."""
+
+    def __init__(self, name: str, store: Store, *, ids: IdSource = draw_id, defaults: JobOptions | None = None) -> None:
+        self.name = check_queue_name(name)
+        self.store = store
+        self.defaults: JobOptions = defaults or {}
+        self._ids = ids
+        self._default_options = resolve(self.defaults, store.clock.now_ms())
+
+    def __repr__(self) -> str:
+        return f"<Queue {self.name!r} on {self.store.kind}>"
+
+    # ---------------------------------------------------------------- adding
+
+    async def add(self, name: str, data: Json = None, /, **options: Unpack[JobOptions]) -> Job[Any]:
+        """Add a job.
+
+        Raises:
+            InvalidJob: its name, id or data cannot be; the message says what.
+            ConfigError: an option cannot be; the message names it.
+            QueueFull: the queue admits no more.
+            StoreUnavailable: the store cannot be reached; nothing is known to be stored, and repeating is safe.
+        """
+        return await self.add_call(Call(name, data, options))
+
+    async def add_call(self, call: Call, returns: Any = Any) -> Job[Any]:
+        """Add the job of a call, whose result is read as `returns` says."""
+        await self._before_add()
+        receipt = await flight_of(self.store).add(Unit((self.new_job(call),)))
+        return self._jobs(receipt, returns)[0]
+
+    async def add_many(self, calls: Iterable[Addable], *, atomic: bool = False) -> list[Job[Any]]:
+        """Add jobs in order: up to 1,000 (or 4 MiB) all or none, more in such units one after the other.
+
+        With `atomic`, more than one unit is refused instead. Raises as `add`; units before the refused one are stored.
+        """
+        jobs = [self.new_job(_call(call)) for call in calls]
+        if not jobs:
+            return []
+        units = list(_units(jobs))
+        if atomic and len(units) > 1:
+            raise InvalidJob(
+                f"{len(jobs):,} jobs are more than one atomic unit holds ({MAX_UNIT_JOBS:,} jobs or "
+                f"{MAX_UNIT_BYTES // 2**20} MiB): add them in parts, or without atomic=True"
+            )
+        await self._before_add()
+        added: list[Job[Any]] = []
+        for unit in units:
+            (receipt,) = await self.store.add([unit])
+            added += self._jobs(receipt, Any)
+        return added
+
+    def new_job(self, call: Call) -> NewJob:
+        """The job that a call will be, checked."""
+        now_ms = self.store.clock.now_ms()
+        options, given = self._default_options, call.options
+        job_id, nonce = None, None
+        if given:
+            job_id = given.get("job_id")
+            options = resolve({**self.defaults, **given}, now_ms)
+        if job_id is None:
+            job_id = self._ids()
+        else:
+            check_job_id(job_id)
+            nonce = self._ids()
+        if not call.name:
+            raise InvalidJob("the job's name is empty: it says which handler works on it")
+        data = encode(to_json(call.data), "data", options.size_limit)
+        return NewJob(self.name, call.name, job_id, data, options, now_ms, nonce)
+
+    def _jobs(self, receipt: Receipt, returns: Any) -> list[Job[Any]]:
+        if receipt.refusal is not None:
+            raise receipt.refusal.error
+        return [
+            Job(added.ref, self.store, duplicate=added.duplicate, taken_by=receipt.store, returns=returns)
+            for added in receipt.added
+        ]
+
+    async def _before_add(self) -> None:
+        """What has to be so before the first job is added; an app's queue sets its declared settings here."""
+
+    # ---------------------------------------------------------------- looking
+
+    async def counts(self) -> Mapping[State, int]:
+        """How many jobs are in each state."""
+        return (await self.summary()).counts
+
+    async def summary(self) -> QueueSummary:
+        """Counts, settings and the oldest waiting job."""
+        (summary,) = await self.store.summaries([self.name])
+        return summary
+
+    async def get(self, job_id: str) -> JobRecord | None:
+        """What is known of a job; None when there is none."""
+        return (await self.store.get([JobRef(self.name, job_id)]))[0]
+
+    def job(self, job_id: str) -> Job[Any]:
+        """A handle to a job of this queue, by its id."""
+        return Job(JobRef(self.name, job_id), self.store)
+
+    async def find(
+        self, state: State | str, *, after: str | None = None, limit: int = 50, newest_first: bool = False
+    ) -> Page[JobRecord]:
+        """Jobs of a state; the page's `next`, given as `after`, brings the rest."""
+        return await self.store.find(self.name, State(state), after=after, limit=limit, newest_first=newest_first)
+
+    async def iterate(self, state: State | str, *, newest_first: bool = False) -> AsyncIterator[JobRecord]:
+        """All jobs of a state, read page by page."""
+        after: str | None = None
+        while True:
+            page = await self.find(state, after=after, limit=PAGE, newest_first=newest_first)
+            for record in page.items:
+                yield record
+            after = page.next
+            if after is None:
+                return
+
+    async def settings(self) -> QueueSettings:
+        """What is set on it for all workers and producers."""
+        return await self.store.settings(self.name)
+
+    async def workers(self) -> list[WorkerInfo]:
+        """Workers seen lately that serve it."""
+        return [worker for worker in await self.store.workers() if self.name in worker.queues]
+
+    async def events(self, after: str | None = None, *, until_ms: int | None = None) -> AsyncIterator[Event]:
+        """What happens in it, from now on, or after the id of an event: a reader that resumes misses nothing.
+
+        Ends at `until_ms` of the store's clock; never, when None.
+        """
+        clock = self.store.clock
+        last = await self.store.last_event(self.name) if after is None else after
+        while until_ms is None or clock.now_ms() < until_ms:
+            net_ms = clock.now_ms() + 60_000
+            wait_ms = net_ms if until_ms is None else min(until_ms, net_ms)
+            for event in await self.store.read(self.name, last, until_ms=wait_ms):
+                last = event.id
+                yield event
+
+    # ---------------------------------------------------------------- changing
+
+    async def pause(self) -> None:
+        """Hand out no jobs until `resume`. Running ones go on."""
+        await self.store.pause(self.name)
+
+    async def resume(self) -> None:
+        """Hand out jobs again."""
+        await self.store.resume(self.name)
+
+    async def throttle(self, duration: Duration) -> None:
+        """Hand out no jobs for a while; 0 lifts it."""
+        await self.store.throttle(self.name, to_ms(duration, "duration"))
+
+    async def configure(self, settings: QueueSettings) -> None:
+        """Set all of its settings."""
+        await self.store.configure(self.name, settings)
+
+    async def remove(self, job_id: str) -> bool:
+        """Remove a job; False when it is running or gone."""
+        return await self.job(job_id).remove()
+
+    async def retry_all(self, state: State | str = State.FAILED, *, reset_attempts: bool = False) -> int:
+        """Run all jobs again that are failed (or completed) now; return how many."""
+        return await self._each(State(state), lambda refs: self.store.retry(refs, reset_attempts=reset_attempts))
+
+    async def promote_all(self) -> int:
+        """Let all delayed jobs run now; return how many."""
+        return await self._each(State.DELAYED, self.store.promote)
+
+    async def _each(self, state: State, verb: Any) -> int:
+        """Apply a verb to the jobs that are in a state now, page by page."""
+        done = 0
+        refs = [record.ref async for record in self.iterate(state)]
+        for start in range(0, len(refs), PAGE):
+            answers: list[Answer] = await verb(refs[start : start + PAGE])
+            done += answers.count(Answer.DONE)
+        return done
+
+    async def drain(self, *, delayed: bool = False) -> int:
+        """Remove what waits, and delayed jobs if asked; return how many."""
+        return await self.store.drain(self.name, delayed=delayed)
+
+    async def clean(self, state: State | str, *, older_than: Duration = 0, limit: int = 1_000_000) -> int:
+        """Remove jobs of a state that are older; return how many. A running job under its lock stays."""
+        removed, grace_ms = 0, to_ms(older_than, "older_than")
+        while removed < limit:
+            wanted = min(PAGE * 2, limit - removed)
+            count = len(await self.store.clean(self.name, State(state), grace_ms=grace_ms, limit=wanted))
+            removed += count
+            if count < wanted:
+                break
+        return removed
+
+    async def obliterate(self, *, force: bool = False) -> int:
+        """Remove the queue, which must be paused, with everything in it; return how many jobs.
+
+        Raises:
+            QueueNotPaused: it is not paused.
+            QueueBusy: jobs are running, and `force` is not given.
+        """
+        return await self.store.obliterate(self.name, force=force)
+
+
+def _call(given: Addable) -> Call:
+    if isinstance(given, Call):
+        return given
+    if isinstance(given, str) or not 2 <= len(given) <= 3:
+        raise InvalidJob(f"add_many takes calls, (name, data) or (name, data, options), not {given!r}")
+    return Call(*given)
+
+
+def _units(jobs: Sequence[NewJob]) -> Iterable[Unit]:
+    """Cut jobs, in order, into units that a store takes."""
+    start = size = 0
+    for n, job in enumerate(jobs):
+        if n > start and (n - start >= MAX_UNIT_JOBS or size + len(job.data) > MAX_UNIT_BYTES):
+            yield Unit(tuple(jobs[start:n]))
+            start, size = n, 0
+        size += len(job.data)
+    yield Unit(tuple(jobs[start:]))

@@ -1,0 +1,54 @@
+-- Run finished jobs again.
+-- KEYS  *queues
+-- ARGV  now reset_attempts with_data data *refs(queue id)
+-- RETURNS  of each job done, missing or wrong-state
+-- include: enqueue
+
+-- Its parent, if it still waits, waits for it again.
+local function return_to_parent(key, state)
+  local parent = redis.call("HGET", key, "parentKey")
+  if not parent or redis.call("EXISTS", parent) == 0 then
+    return
+  end
+  local removed
+  if state == "completed" then
+    removed = redis.call("HDEL", parent .. ":processed", key) == 1
+  else
+    removed = redis.call("ZREM", parent .. ":unsuccessful", key) == 1 or redis.call("HDEL", parent .. ":failed", key) == 1
+  end
+  if removed then
+    redis.call("SADD", parent .. ":dependencies", key)
+  end
+end
+
+local function retry(Q, id)
+  local key = Q.base .. id
+  local job = redis.call("HMGET", key, "opts", "priority")
+  if not job[1] then
+    return "missing"
+  end
+  local state = redis.call("ZREM", Q.failed, id) == 1 and "failed"
+    or redis.call("ZREM", Q.completed, id) == 1 and "completed"
+  if not state then
+    return "wrong-state"
+  end
+  redis.call("HDEL", key, "finishedOn", "processedOn", state == "failed" and "failedReason" or "returnvalue")
+  if A.reset_attempts == "1" then
+    redis.call("HDEL", key, "atm", "ats")
+  end
+  if A.with_data == "1" then
+    redis.call("HSET", key, "data", A.data)
+  end
+  local known, opts = pcall(cjson.decode, job[1])
+  put_behind(Q, id, tonumber(job[2]) or 0, known and opts.lifo == true)
+  return_to_parent(key, state)
+  emit(Q, "waiting", "jobId", id, "prev", state)
+  return "done"
+end
+
+local answers = {}
+for place, ref in ipairs(A.refs) do
+  answers[place] = retry(queue_at(ref.queue), ref.id)
+end
+ring_bells()
+return answers

@@ -1,0 +1,90 @@
+"""How many more jobs a worker has room for, and which of its queues may have some."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from toril.model import Claimed, Slots, Wanted
+from toril.options import RateLimit
+
+
+@dataclass(slots=True)
+class _Queue:
+    """A queue as the worker's capacity sees it."""
+
+    name: str
+    limiter: RateLimit | None
+    free: int
+    ripe: bool = True  # whether asking it may bring something
+    until_ms: int | None = None  # when it becomes ripe by itself
+
+
+class Capacity:
+    """Free slots per queue. A wish reserves them until its answer comes, so that two round trips never ask for the same."""
+
+    def __init__(self, worker: str, lock_ms: int, queues: Sequence[tuple[str, int, RateLimit | None]]) -> None:
+        self._worker = worker
+        self._lock_ms = lock_ms
+        self._tokens = itertools.count()
+        self._queues = {name: _Queue(name, limiter, free) for name, free, limiter in queues}
+        self._closed = False
+        self.changed = asyncio.Event()  # set when the claimer has something to do, or another moment to wait for
+
+    def wanted(self) -> Wanted | None:
+        """A wish for all that there is room for in queues that may have something; None when there is none."""
+        if self._closed:
+            return None
+        slots: list[Slots] = []
+        for queue in self._queues.values():
+            if queue.ripe and queue.free > 0:
+                slots.append(Slots(queue.name, queue.free, queue.limiter))
+                queue.free = 0
+        if not slots:
+            return None
+        return Wanted(self._worker, f"{self._worker}:{next(self._tokens)}", self._lock_ms, tuple(slots))
+
+    def brought(self, wanted: Wanted, claimed: Claimed | None) -> None:
+        """Note the answer to a wish; None when there was none, and its queues are to be asked again."""
+        taken: dict[str, int] = {}
+        for claim in () if claimed is None else claimed.claims:
+            taken[claim.ref.queue] = taken.get(claim.ref.queue, 0) + 1
+        for slots in wanted.slots:
+            queue = self._queues[slots.queue]
+            queue.free += slots.free - taken.get(slots.queue, 0)
+            idle = None if claimed is None else claimed.idle.get(slots.queue)
+            if idle is not None:
+                queue.ripe, queue.until_ms = False, idle.until_ms
+                if idle.until_ms is not None:
+                    self.changed.set()
+
+    def freed(self, name: str) -> None:
+        """A job's slot is free again."""
+        queue = self._queues[name]
+        queue.free += 1
+        if queue.ripe:
+            self.changed.set()
+
+    def rung(self, names: Iterable[str]) -> None:
+        """Something may have come into these queues."""
+        for name in names:
+            self._queues[name].ripe = True
+        self.changed.set()
+
+    def ripen(self, now_ms: int) -> int | None:
+        """Let queues be asked whose moment has come; return the next such moment."""
+        moments: list[int] = []
+        for queue in self._queues.values():
+            if queue.until_ms is not None and not queue.ripe:
+                if queue.until_ms <= now_ms:
+                    queue.ripe, queue.until_ms = True, None
+                else:
+                    moments.append(queue.until_ms)
+        return min(moments, default=None)
+
+    def close(self) -> None:
+        """Want no more jobs."""
+        self._closed = True
+        self.changed.set()

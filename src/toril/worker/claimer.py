@@ -1,0 +1,97 @@
+"""Claim jobs when there is room and something may be there; otherwise wait for the bell."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from toril.clock import Clock
+from toril.errors import StoreUnavailable
+from toril.model import Claim, Wanted
+from toril.store import Consumer
+from toril.worker.capacity import Capacity
+from toril.worker.outage import Outage
+
+log = logging.getLogger(__name__)
+
+
+class Claimer:
+    """Turn free slots into running jobs."""
+
+    def __init__(
+        self,
+        store: Consumer,
+        clock: Clock,
+        worker: str,
+        queues: Sequence[str],
+        capacity: Capacity,
+        start: Callable[[Sequence[Claim]], None],
+        give_back: Callable[[Sequence[Claim]], None],
+        outage: Outage,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._worker = worker
+        self._queues = queues
+        self._capacity = capacity
+        self._start = start
+        self._give_back = give_back
+        self._outage = outage
+        self._listening: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        try:
+            while True:
+                self._capacity.changed.clear()
+                moment = self._capacity.ripen(self._clock.now_ms())
+                wanted = self._capacity.wanted()
+                if wanted is None:
+                    await self._park(moment)
+                else:
+                    await self._claim(wanted)
+        finally:
+            if self._listening is not None:
+                self._listening.cancel()
+
+    async def _claim(self, wanted: Wanted) -> None:
+        # Shielded: an answer that is on its way when the worker stops holds jobs, which must be handed back.
+        flight = asyncio.ensure_future(self._store.claim(wanted))
+        try:
+            claimed = await asyncio.shield(flight)
+        except asyncio.CancelledError:
+            self._give_back((await flight).claims)
+            raise
+        except StoreUnavailable as error:
+            self._capacity.brought(wanted, None)
+            await self._outage.pause(error)
+            return
+        self._outage.over()
+        self._capacity.brought(wanted, claimed)
+        self._start(claimed.claims)
+
+    async def _park(self, moment: int | None) -> None:
+        """Wait until the bell rings, the capacity changes, or a queue's moment comes."""
+        if self._listening is None or self._listening.done():
+            self._listening = asyncio.ensure_future(self._listen())
+        if moment is None:
+            await self._capacity.changed.wait()
+            return
+        changed = asyncio.ensure_future(self._capacity.changed.wait())
+        timer = asyncio.ensure_future(self._clock.sleep_ms(moment - self._clock.now_ms()))
+        try:
+            await asyncio.wait((changed, timer), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+            timer.cancel()
+
+    async def _listen(self) -> None:
+        """Hear the bell, for as long as the worker claims."""
+        while True:
+            try:
+                woken = await self._store.wait(self._worker, self._queues, None)
+            except StoreUnavailable as error:
+                await self._outage.pause(error)
+                self._capacity.rung(self._queues)  # who knows what rang meanwhile
+            else:
+                self._capacity.rung(woken.queues)

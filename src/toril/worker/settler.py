@@ -1,0 +1,106 @@
+"""Hand over outcomes that are ready, together, and bring back the next jobs in the same round trip."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from toril.errors import StoreUnavailable
+from toril.model import Claim, Failed, JobRef, Settled, Settlement, Wanted
+from toril.store import Consumer
+from toril.worker.capacity import Capacity
+from toril.worker.outage import Outage
+from toril.worker.running import Running
+
+log = logging.getLogger(__name__)
+
+MAX_BATCH = 1_000
+
+
+class Settler:
+    """One round trip is in flight at a time; what finishes meanwhile gathers for the next.
+
+    An outcome that could not be recorded is not a failure of the job: it is kept and tried again while the lock holds.
+    """
+
+    def __init__(
+        self,
+        store: Consumer,
+        capacity: Capacity,
+        running: Running,
+        start: Callable[[Sequence[Claim]], None],
+        give_back: Callable[[Sequence[Claim]], None],
+        outage: Outage,
+    ) -> None:
+        self._store = store
+        self._capacity = capacity
+        self._running = running
+        self._start = start
+        self._give_back = give_back
+        self._outage = outage
+        self._ready: list[Settlement] = []
+        self._something = asyncio.Event()
+
+    def give(self, settlement: Settlement) -> None:
+        """Take what became of a job; it is recorded soon."""
+        self._ready.append(settlement)
+        self._something.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._something.wait()
+            batch = self._take()
+            if batch:
+                await self._settle(batch)
+
+    def _take(self) -> list[Settlement]:
+        """The next batch, less what was lost while it waited."""
+        batch, self._ready = self._ready[:MAX_BATCH], self._ready[MAX_BATCH:]
+        if not self._ready:
+            self._something.clear()
+        return batch
+
+    async def _settle(self, batch: list[Settlement]) -> None:
+        wanted = self._capacity.wanted()
+        flight = asyncio.ensure_future(self._store.settle(batch, wanted))
+        try:
+            settled = await asyncio.shield(flight)
+        except asyncio.CancelledError:
+            self._note(batch, await flight, None)
+            raise
+        except StoreUnavailable as error:
+            if wanted is not None:
+                self._capacity.brought(wanted, None)
+            self._ready[:0] = batch
+            self._something.set()
+            await self._outage.pause(error)
+            return
+        self._outage.over()
+        self._note(batch, settled, wanted)
+
+    def _note(self, batch: list[Settlement], settled: Settled, wanted: Wanted | None) -> None:
+        again = self._unrecorded(batch, settled)
+        for settlement in batch:
+            if not again or settlement.claim.ref not in again:
+                self._running.remove(settlement.claim)
+        for ref in settled.lost:
+            log.warning("%s was not recorded: its lock expired, and another worker has it or has finished it", ref)
+        claims = settled.claimed.claims if settled.claimed else ()
+        if wanted is None:
+            self._give_back(claims)
+        else:
+            self._capacity.brought(wanted, settled.claimed)
+            self._start(claims)
+
+    def _unrecorded(self, batch: list[Settlement], settled: Settled) -> set[JobRef]:
+        """Jobs that are still ours because of their children; they are run again, or settled as failed."""
+        if not settled.staying and not settled.refused:
+            return set()
+        claims = {settlement.claim.ref: settlement.claim for settlement in batch}
+        for refusal in settled.refused:
+            self.give(Settlement(claims[refusal.ref], Failed(str(refusal.error))))
+        for ref in settled.staying:
+            self._running.remove(claims[ref])
+        self._start([claims[ref] for ref in settled.staying])
+        return {refusal.ref for refusal in settled.refused} | set(settled.staying)

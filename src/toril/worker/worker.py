@@ -1,0 +1,347 @@
+"""The worker: serves queues until it is stopped, then drains."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import random
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+from toril.clock import reached
+from toril.errors import ConfigError, StoreUnavailable
+from toril.handlers import HandlerTable, registered
+from toril.ids import check_queue_name
+from toril.model import Claim, JobRef, Released, Settlement, WorkerInfo
+from toril.options import Duration, RateLimit, to_ms
+from toril.store import Store
+from toril.worker.announcer import TTL_MS, Announcer
+from toril.worker.capacity import Capacity
+from toril.worker.claimer import Claimer
+from toril.worker.executor import Executor
+from toril.worker.outage import Outage
+from toril.worker.recoverer import Recoverer
+from toril.worker.renewer import Renewer, SideThread
+from toril.worker.reporter import Reports
+from toril.worker.running import Running
+from toril.worker.settler import Settler
+
+log = logging.getLogger("toril.worker")
+
+MAX_THREADS = 64
+LAST_WORD_MS = 2_000
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A queue that a worker serves: its handlers, how many at once, and its rate."""
+
+    name: str
+    handlers: HandlerTable = field(default_factory=HandlerTable)
+    concurrency: int = 10
+    limiter: RateLimit | None = None
+
+    def __post_init__(self) -> None:
+        check_queue_name(self.name)
+        if isinstance(self.concurrency, bool) or not 1 <= self.concurrency <= 100_000:
+            raise ConfigError(f"the concurrency of queue {self.name!r} must be at least 1, not {self.concurrency!r}")
+
+
+class Worker:
+    """Works on the jobs of one queue, or of many.
+
+    `Worker("email", process, store)` gives every job of the queue to `process`; several queues with handlers by name
+    are given as `Served`. Durations are seconds or timedeltas:
+
+    - `lock`: how long a job stays this worker's without renewal; renewed from a thread of its own.
+    - `stalled_interval`, `max_stalled`: how often lapsed locks are looked for, and how often a job may lose its worker.
+    - `grace`: how long running jobs may go on when the worker stops; then they are handed back, at no attempt's cost.
+    """
+
+    def __init__(
+        self,
+        queues: str | Sequence[Served],
+        process: Callable[..., Any] | None = None,
+        store: Store | None = None,
+        *,
+        concurrency: int = 10,
+        limiter: RateLimit | None = None,
+        lock: Duration = 30,
+        stalled_interval: Duration = 30,
+        max_stalled: int = 1,
+        grace: Duration = 30,
+        name: str = "",
+        rng: random.Random | None = None,
+    ) -> None:
+        if store is None:
+            raise ConfigError("a worker needs a store: Worker('email', process, connect('sqlite:///jobs.db'))")
+        self._store = store
+        self._served = _served(queues, process, concurrency, limiter)
+        self._lock_ms = to_ms(lock, "lock")
+        self._stalled_interval_ms = to_ms(stalled_interval, "stalled_interval")
+        self._max_stalled = max_stalled
+        self._grace_ms = to_ms(grace, "grace")
+        self._rng = rng or random.Random()
+        if self._lock_ms < 100:
+            raise ConfigError(f"lock must be at least 0.1 s, not {lock!r}: renewing it takes time")
+        if isinstance(max_stalled, bool) or max_stalled < 0:
+            raise ConfigError(f"max_stalled must be a whole number from 0, not {max_stalled!r}")
+        self.name = name
+        self.id = f"{socket.gethostname()}.{os.getpid()}.{next(_numbers)}.{os.urandom(4).hex()}"
+        self._started_at_ms = 0
+        self._state: Literal["running", "draining", "stopped"] = "stopped"
+        self._stopping: asyncio.Event | None = None
+        self._hurrying: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._running: Running | None = None
+        self._ready = asyncio.Event()
+
+    # ---------------------------------------------------------------- life
+
+    async def run(self, *, handle_signals: bool = False) -> int:
+        """Work until `stop`, then drain; return how many jobs were handed back unfinished.
+
+        With `handle_signals`, SIGTERM and SIGINT stop it, and a second one hands back at once what is running.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
+        self._started_at_ms = self._store.clock.now_ms()
+        self._state = "running"
+        loops = _Loops(self)
+        self._running = loops.running
+        with self._signals(handle_signals):
+            side = None if self._store.clock.turned else SideThread(loops.renewer)
+            try:
+                async with asyncio.TaskGroup() as loops_group:
+                    tasks = loops.start(loops_group, renew=side is None)
+                    if side is not None:
+                        side.start()
+                    self._say_start()
+                    await self._stopping.wait()
+                    handed_back = await self._drain(loops, tasks)
+                    for task in tasks:
+                        task.cancel()
+            except BaseExceptionGroup as group:
+                raise group.exceptions[0] from group
+            finally:
+                loops.executor.close()
+                if side is not None:
+                    await side.stop()
+                self._state = "stopped"
+                with contextlib.suppress(StoreUnavailable):
+                    await self._store.announce(self.info())
+        log.info("worker %s has stopped", self.id)
+        return handed_back
+
+    def stop(self) -> None:
+        """Claim no more jobs, let running ones finish within the grace, then end. Safe from any thread."""
+        if self._loop is not None and self._stopping is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
+    def hurry(self) -> None:
+        """Do not wait for running jobs any longer."""
+        if self._loop is not None and self._hurrying is not None:
+            self._loop.call_soon_threadsafe(self._hurrying.set)
+
+    async def __aenter__(self) -> Worker:
+        self._task = asyncio.create_task(self.run())
+        await asyncio.sleep(0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stop()
+        await self._task
+
+    # ---------------------------------------------------------------- looking
+
+    def info(self) -> WorkerInfo:
+        """What the worker says of itself."""
+        return WorkerInfo(
+            id=self.id,
+            name=self.name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            queues={served.name: served.concurrency for served in self._served},
+            started_at_ms=self._started_at_ms,
+            seen_at_ms=self._store.clock.now_ms(),
+            ttl_ms=TTL_MS,
+            running=0 if self._running is None else len(self._running),
+            state=self._state,
+            version=_version(),
+        )
+
+    @property
+    def running(self) -> list[JobRef]:
+        """The jobs in its hands."""
+        return [] if self._running is None else [run.claim.ref for run in self._running.runs()]
+
+    # ---------------------------------------------------------------- start and end
+
+    @contextlib.contextmanager
+    def _signals(self, wanted: bool) -> Any:
+        if not wanted:
+            yield
+            return
+        assert self._loop is not None
+        received: list[int] = []
+
+        def on_signal(number: int) -> None:
+            received.append(number)
+            if len(received) == 1:
+                log.info(
+                    "%s: finishing what runs, for at most %g s", signal.Signals(number).name, self._grace_ms / 1000
+                )
+                self.stop()
+            else:
+                log.warning("%s again: handing back what runs", signal.Signals(number).name)
+                self.hurry()
+
+        installed: list[int] = []
+        for known in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
+                self._loop.add_signal_handler(known, on_signal, known)
+                installed.append(known)
+        try:
+            yield
+        finally:
+            for number in installed:
+                self._loop.remove_signal_handler(number)
+
+    def _say_start(self) -> None:
+        queues = ", ".join(f"{served.name} ({served.concurrency})" for served in self._served)
+        log.info("worker %s serves %s on %s %s", self.id, queues, self._store.kind, self._store.place)
+
+    async def _drain(self, loops: _Loops, tasks: Sequence[asyncio.Task[None]]) -> int:
+        """Stop claiming, wait for running jobs, hand back those that do not end in time."""
+        assert self._hurrying is not None
+        self._state = "draining"
+        loops.capacity.close()
+        claiming = tasks[0]
+        claiming.cancel()
+        await asyncio.wait([claiming])
+        await self._emptied(loops.running, self._grace_ms, self._hurrying)
+        handed_back = loops.hand_back()
+        if handed_back:
+            log.warning("%d jobs did not end within the grace and are handed back", handed_back)
+            await self._emptied(loops.running, LAST_WORD_MS)
+            loops.abandon()
+        await self._emptied(loops.running, LAST_WORD_MS)
+        return handed_back
+
+    async def _emptied(self, running: Running, within_ms: int, *sooner: asyncio.Event) -> None:
+        """Return when nothing runs any more, the time is up, or one of `sooner` is set."""
+        clock = self._store.clock
+        ended = asyncio.ensure_future(_first(running.empty, *sooner))
+        await reached(clock, ended, clock.now_ms() + within_ms)
+        ended.cancel()
+
+
+class _Loops:
+    """The loops of one run of a worker, and what they share."""
+
+    def __init__(self, worker: Worker) -> None:
+        store, clock, served = worker._store, worker._store.clock, worker._served
+        names = [queue.name for queue in served]
+        self.outage = Outage(clock, worker._rng)
+        self.capacity = Capacity(worker.id, worker._lock_ms, [(q.name, q.concurrency, q.limiter) for q in served])
+        self.running = Running()
+        self.reports = Reports(store, self.outage)
+        self.executor = Executor(
+            {queue.name: queue.handlers for queue in served},
+            clock,
+            worker._rng,
+            self.running,
+            self.reports,
+            self._give,
+            self.capacity.freed,
+            min(MAX_THREADS, sum(queue.concurrency for queue in served)),
+        )
+        start = self.executor.start
+        self.settler = Settler(store, self.capacity, self.running, start, self._give_back, self.outage)
+        self.claimer = Claimer(store, clock, worker.id, names, self.capacity, start, self._give_back, self.outage)
+        self.recoverer = Recoverer(
+            store, clock, names, self.outage, max_stalled=worker._max_stalled, interval_ms=worker._stalled_interval_ms
+        )
+        self.announcer = Announcer(store, clock, worker.info, self.outage)
+        self._main = asyncio.get_running_loop()
+        self.renewer = Renewer(store, clock, self.running, lock_ms=worker._lock_ms, lose=self._lose_from_any_thread)
+
+    def start(self, group: asyncio.TaskGroup, *, renew: bool) -> list[asyncio.Task[None]]:
+        """Start the loops; the claimer's task comes first."""
+        runs = [self.claimer.run(), self.settler.run(), self.reports.run(), self.recoverer.run(), self.announcer.run()]
+        if renew:
+            runs.append(self.renewer.run())
+        return [group.create_task(run) for run in runs]
+
+    def hand_back(self) -> int:
+        """Cancel what runs and give it back to the queue; how many."""
+        runs = [run for run in self.running.runs() if not run.settling and not run.lost]
+        for run in runs:
+            run.handed_back = True
+            self.running.cancel(run, "the worker ends")
+        return len(runs)
+
+    def abandon(self) -> None:
+        """Give back jobs whose handlers refuse to be cancelled; how those end no longer counts."""
+        for run in self.running.runs():
+            if not run.settling and not run.lost:
+                run.lost = True
+                self._give(Settlement(run.claim, Released()))
+
+    def _give(self, settlement: Settlement) -> None:
+        self.settler.give(settlement)
+
+    def _give_back(self, claims: Sequence[Claim]) -> None:
+        """Jobs that came when the worker was already ending."""
+        for claim in claims:
+            self._give(Settlement(claim, Released()))
+
+    def _lose_from_any_thread(self, refs: Sequence[JobRef]) -> None:
+        if refs:
+            self._main.call_soon_threadsafe(self._lose, refs)
+
+    def _lose(self, refs: Sequence[JobRef]) -> None:
+        for run in self.running.lose(refs):
+            log.warning("%s lost its lock: another worker may have it; its handler is cancelled", run.claim.ref)
+            self.running.cancel(run, "its lock expired")
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Return when one of the events is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def _served(
+    queues: str | Sequence[Served], process: Callable[..., Any] | None, concurrency: int, limiter: RateLimit | None
+) -> tuple[Served, ...]:
+    if not isinstance(queues, str):
+        if process is not None:
+            raise ConfigError("give a process function with one queue name, or Served queues with handlers, not both")
+        if not queues:
+            raise ConfigError("a worker needs at least one queue")
+        return tuple(queues)
+    if process is None:
+        raise ConfigError(f"a worker of queue {queues!r} needs a process function")
+    table = HandlerTable(catch_all=registered(None, process))
+    return (Served(queues, table, concurrency, limiter),)
+
+
+def _version() -> str:
+    try:
+        return version("toril")
+    except PackageNotFoundError:
+        return ""
