@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from toril.states import State
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 SQL = _sql.load("toril.stores.sqlite.sql")
 TRIM_SLACK = 1000
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
 
 @dataclass(slots=True)
@@ -77,6 +81,13 @@ class QueueRow:
 
 _COLUMNS = {state.value: state.value.replace("-", "_") for state in State}
 _FIELDS = tuple(QueueRow.__dataclass_fields__)
+_values = attrgetter(*_FIELDS)
+
+
+@lru_cache(maxsize=256)
+def _save_text(changed: tuple[int, ...]) -> str:
+    """The statement that writes some columns of a queue."""
+    return f"UPDATE queue SET {', '.join(f'{_FIELDS[n]} = ?' for n in changed)} WHERE qid = ?"
 
 
 class Transaction:
@@ -178,15 +189,18 @@ class Transaction:
         for qid, items in self._events.items():
             queue = self._queues[qid]
             first, queue.event_tail = queue.event_tail, queue.event_tail + len(items)
-            text = json.dumps(items, ensure_ascii=False, separators=(",", ":"))
+            text = _encode(items)
             self.run("event.append", qid=qid, last=queue.event_tail, at_ms=self.now_ms, items=text)
             if first // TRIM_SLACK != queue.event_tail // TRIM_SLACK:
                 self.run("event.trim", qid=qid, last=queue.event_tail - queue.max_events)
             self.told.add(f"{self._prefixes[qid]}:{queue.name}")
         for qid, queue in self._queues.items():
-            values = {name: getattr(queue, name) for name in _FIELDS}
-            if tuple(values.values()) != self._before[qid]:
-                self.connection.execute(SQL["queue.save"], values)
+            after = _values(queue)
+            if after != self._before[qid]:
+                changed = tuple(
+                    n for n, (old, new) in enumerate(zip(self._before[qid], after, strict=True)) if old != new
+                )
+                self.connection.execute(_save_text(changed), (*(after[n] for n in changed), qid))
 
     def forget_receipts(self) -> None:
         """Drop receipts whose time is over."""

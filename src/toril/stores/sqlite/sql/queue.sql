@@ -21,16 +21,6 @@ SELECT qid, name, tail, head, paused, concurrency, rate_max, rate_per_ms, max_wa
 -- :create
 INSERT INTO queue (prefix, name) VALUES (:prefix, :name);
 
--- :save
-UPDATE queue
-   SET tail = :tail, head = :head, paused = :paused, concurrency = :concurrency, rate_max = :rate_max,
-       rate_per_ms = :rate_per_ms, max_waiting = :max_waiting, events = :events, max_events = :max_events,
-       limited_until_ms = :limited_until_ms, window_started = :window_started, window_until_ms = :window_until_ms,
-       stalled_check_until_ms = :stalled_check_until_ms, event_tail = :event_tail,
-       waiting = :waiting, prioritized = :prioritized, delayed = :delayed, active = :active,
-       waiting_children = :waiting_children, completed = :completed, failed = :failed
- WHERE qid = :qid;
-
 -- :delete
 DELETE FROM queue WHERE qid = :qid;
 

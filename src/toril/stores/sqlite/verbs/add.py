@@ -31,8 +31,9 @@ class _Known:
 
 
 def add(tx: Transaction, prefix: str, units: Sequence[Unit]) -> list[Receipt]:
-    queues = {name: _queue(tx, prefix, name) for name in {job.queue for unit in units for job in unit.jobs}}
-    known = _known(tx, queues, [job for unit in units for job in unit.jobs])
+    jobs = [job for unit in units for job in unit.jobs]
+    queues = {name: _queue(tx, prefix, name) for name in {job.queue for job in jobs}}
+    known = _known(tx, queues, jobs)
     values: list[tuple[Any, ...]] = []
     receipts: list[Receipt] = []
     parents: list[tuple[NewJob, int]] = []
