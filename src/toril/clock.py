@@ -8,7 +8,7 @@ import heapq
 import itertools
 import threading
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Clock(Protocol):
@@ -92,7 +92,7 @@ def _wake(future: asyncio.Future[None]) -> None:
 SYSTEM_CLOCK = SystemClock()
 
 
-async def reached(clock: Clock, future: asyncio.Future[None], until_ms: int | None) -> bool:
+async def reached(clock: Clock, future: asyncio.Future[Any], until_ms: int | None) -> bool:
     """Wait for `future` until the clock shows `until_ms` (None: for ever); say whether it was done in time."""
     if until_ms is None:
         await future

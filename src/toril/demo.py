@@ -19,7 +19,7 @@ import signal
 import sys
 import sysconfig
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ def cases() -> list[Call]:
     """The three jobs that do not simply succeed."""
     now: JobOptions = {"job_id": "succeeds-third-time"}
     never: JobOptions = {"job_id": "ends-failed"}
-    later: JobOptions = {"job_id": "delayed", "delay": DELAY_S}
+    later: JobOptions = {"job_id": "delayed-job", "delay": DELAY_S}
     return [
         Call("fetch-figures", {}, now),
         Call("send-to-nobody", {}, never),
@@ -179,7 +179,7 @@ async def run_once(url: str, path: Path, screen: Screen) -> Summary:
         await app.close()
 
 
-async def _begin(queues: list[Queue]) -> bool:
+async def _begin(queues: Sequence[Queue]) -> bool:
     """Clear a run that has ended; leave one that was interrupted, and say so."""
     counts = await _counts(queues)
     if sum(counts.values()) == 0:
@@ -192,7 +192,7 @@ async def _begin(queues: list[Queue]) -> bool:
     return False
 
 
-async def _counts(queues: list[Queue]) -> dict[State, int]:
+async def _counts(queues: Sequence[Queue]) -> dict[State, int]:
     total = dict.fromkeys(State, 0)
     for queue in queues:
         for state, count in (await queue.counts()).items():
@@ -200,7 +200,7 @@ async def _counts(queues: list[Queue]) -> dict[State, int]:
     return total
 
 
-async def _work(app: App, queues: list[Queue], screen: Screen) -> None:
+async def _work(app: App, queues: Sequence[Queue], screen: Screen) -> None:
     """Run a worker until every job has ended, or somebody interrupts."""
     worker = app.worker(grace=5, stalled_interval=5)
     interrupted = asyncio.Event()
@@ -238,7 +238,7 @@ def _interrupts(event: asyncio.Event) -> Iterator[None]:
                 loop.remove_signal_handler(number)
 
 
-async def _account(queues: list[Queue], summary: Summary) -> None:
+async def _account(queues: Sequence[Queue], summary: Summary) -> None:
     """Read every job, add up, and say what does not fit."""
     records: dict[str, JobRecord] = {}
     for queue in queues:
@@ -266,7 +266,7 @@ def _problems(summary: Summary, records: Mapping[str, JobRecord], counts: Mappin
     failed = records.get("demo-cases/ends-failed")
     if failed is None or failed.state is not State.FAILED or failed.attempts_made != 1:
         yield "the job that cannot succeed did not end failed at once"
-    delayed = records.get("demo-cases/delayed")
+    delayed = records.get("demo-cases/delayed-job")
     waited = decode(delayed.result or "{}").get("waited_ms", 0) if delayed is not None else 0
     if waited < DELAY_S * 1000:
         yield f"the delayed job started {waited} ms after it was added, before its {DELAY_S:g} s were over"

@@ -4,6 +4,7 @@ TorilError
 ├── ConfigError            settings or a declaration cannot be right
 ├── InvalidJob             what was given to `add` cannot be a job
 │   ├── PayloadTooLarge    its data is larger than the limit
+│   ├── ParentTaken        the child that exists belongs to another parent
 │   └── InvalidData        its data does not fit the handler's parameters
 ├── QueueError
 │   ├── QueueFull          the queue admits no more jobs for now
@@ -53,6 +54,15 @@ class PayloadTooLarge(InvalidJob):
         )
         self.size = size
         self.limit = limit
+
+
+class ParentTaken(InvalidJob):
+    """A job that exists is the child of another parent, and cannot become this one's."""
+
+    def __init__(self, ref: JobRef, parent: JobRef) -> None:
+        super().__init__(f"{ref} exists and is a child of {parent} already: give the new child another id")
+        self.ref = ref
+        self.parent = parent
 
 
 class InvalidData(InvalidJob):

@@ -163,7 +163,6 @@ class Failed:
 
     reason: str
     stack: str = ""
-    spent: bool = True  # whether an attempt was spent; False for a deferred failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +215,9 @@ class Settled:
 
     lost: tuple[JobRef, ...] = ()  # another worker owns them now, or they are gone
     staying: tuple[JobRef, ...] = ()  # wanted to wait for children and have none pending: still ours, run them again
-    refused: tuple[Refusal, ...] = ()  # could not complete because of their children: still ours, settle them failed
+    # Could not complete because of their children, with `WrongState` for pending ones and `Unrecoverable` for a
+    # failed one: still ours, to be settled as failed.
+    refused: tuple[Refusal, ...] = ()
     claimed: Claimed | None = None
 
 
@@ -233,7 +234,7 @@ class Report:
 class Recovered:
     """Jobs whose worker has vanished, and which are back in front of their queue."""
 
-    requeued: tuple[JobRef, ...] = ()
+    requeued: tuple[JobRef, ...] = ()  # to run again
     deferred: tuple[JobRef, ...] = ()  # stalled too often: the next claim hands them out marked, to be failed
 
 

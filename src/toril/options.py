@@ -207,8 +207,8 @@ class Options:
     lifo: bool = False
     attempts: int = 1
     backoff: Backoff | None = None
-    keep_completed: Keep = KEEP_COMPLETED
-    keep_failed: Keep = KEEP_FAILED
+    keep_completed: Keep | None = KEEP_COMPLETED  # None: the producer did not say, and the job stays
+    keep_failed: Keep | None = KEEP_FAILED
     keep_result_ms: int = 10 * MINUTE_MS
     keep_logs: int = DEFAULT_KEEP_LOGS
     size_limit: int = DEFAULT_SIZE_LIMIT

@@ -79,13 +79,17 @@ class Consumer(Protocol):
     async def recover(self, queues: Sequence[str], *, max_stalled: int, interval_ms: int) -> Recovered:
         """Put jobs whose lock has lapsed back in front; at most one effective check per queue and `interval_ms`.
 
-        A job is moved when one check saw it active and a later one finds its lock lapsed. One that has stalled more
+        The answer is for the log: a repeated call may find the check done. A job is moved when one check saw it active and a later one finds its lock lapsed. One that has stalled more
         than `max_stalled` times is put back with a deferred failure.
         """
         ...
 
     async def wait(self, worker: str, queues: Sequence[str], until_ms: int | None) -> Woken:
-        """Return when one of the queues rang since this worker last waited, an order came, or it is `until_ms`."""
+        """Return when one of the queues rang since this worker last waited, an order came, or it is `until_ms`.
+
+        A ring wakes those who wait, not those who are owed a job: it may be too early or name a queue that is empty by
+        now, and where one wakes one worker only, a ring can die with that worker. Look again every few seconds.
+        """
         ...
 
     async def announce(self, worker: WorkerInfo) -> None:

@@ -94,8 +94,10 @@ def _options(options: Options) -> dict[str, Any]:
         stored["lifo"] = True
     if options.backoff is not None:
         stored["backoff"] = _backoff(options.backoff)
-    stored["removeOnComplete"] = _keep(options.keep_completed)
-    stored["removeOnFail"] = _keep(options.keep_failed)
+    if options.keep_completed is not None:
+        stored["removeOnComplete"] = _keep(options.keep_completed)
+    if options.keep_failed is not None:
+        stored["removeOnFail"] = _keep(options.keep_failed)
     if options.keep_logs != DEFAULT_KEEP_LOGS:
         stored["kl"] = options.keep_logs
     if options.size_limit != DEFAULT_SIZE_LIMIT:
@@ -375,7 +377,6 @@ class SettledRow(NamedTuple):
     history: str
     delay: int
     attempts: int
-    spent: int
     lifo: int
     keep_count: int | str
     keep_age_ms: int | str
@@ -401,10 +402,9 @@ def settled_row(claim: Claim, outcome: Outcome, place: int, now_ms: int) -> Sett
         _with_attempt(handle.history, claim, outcome, now_ms),
         _delay_ms(outcome, now_ms),
         options.attempts,
-        int(not isinstance(outcome, Failed) or outcome.spent),
         int(options.lifo),
-        "" if keep.count is None else keep.count,
-        "" if keep.age_ms is None else keep.age_ms,
+        "" if keep is None or keep.count is None else keep.count,
+        "" if keep is None or keep.age_ms is None else keep.age_ms,
         max(options.keep_result_ms, SHORTEST_RECEIPT_MS),
     )
 

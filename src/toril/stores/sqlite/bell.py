@@ -13,6 +13,7 @@ import json
 import os
 import select
 import socket
+import sqlite3
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -159,9 +160,9 @@ class Bell:
                 self._thread.start()
 
     def _hear(self, stop: socket.socket) -> None:
-        try:
-            reader = open_reader(self._place)
-        except StoreError:
+        reader = self._open_reader(stop)
+        if reader is None:
+            stop.close()
             return
         try:
             seen, commits = reader.execute("PRAGMA data_version").fetchone()[0], self.own_commits
@@ -182,6 +183,15 @@ class Bell:
             reader.close()
             stop.close()
 
+    def _open_reader(self, stop: socket.socket) -> sqlite3.Connection | None:
+        """Open the file as soon as the writer has made it; None when the bell is closed before."""
+        while True:
+            with contextlib.suppress(StoreError):
+                return open_reader(self._place)
+            ready, _, _ = select.select([stop], [], [], NET_S / 10)
+            if ready and stop.recv(16) != b"+":
+                return None
+
     def _receive(self, receiver: socket.socket, sound: Sound) -> None:
         heard: set[str] = set()
         everything = False
@@ -201,7 +211,8 @@ class Bell:
             sockets, self._sockets = self._sockets, {}
             stop, self._stop_writer = self._stop_writer, None
         if stop is not None:
-            stop.send(b"-")
+            with contextlib.suppress(OSError):  # the thread has ended by itself
+                stop.send(b"-")
         if thread is not None:
             thread.join()
         if stop is not None:

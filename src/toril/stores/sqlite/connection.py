@@ -56,7 +56,12 @@ def open_reader(place: Place) -> sqlite3.Connection:
 
     def connect() -> sqlite3.Connection:
         connection = _connect(place)
-        connection.execute("PRAGMA query_only = 1")
+        try:
+            connection.execute("PRAGMA query_only = 1")
+            patient(lambda: connection.execute("PRAGMA data_version").fetchone())
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
     return translated(place, connect)
@@ -76,8 +81,10 @@ def _open(place: Place) -> sqlite3.Connection:
 
 
 def _connect(place: Place) -> sqlite3.Connection:
+    # A file is only ever made by `_check_place`, which makes it private.
+    name = ":memory:" if place.path is None else f"{place.path.as_uri()}?mode=rw"
     connection = sqlite3.connect(
-        str(place), timeout=0, isolation_level=None, check_same_thread=False, cached_statements=512
+        name, uri=True, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=512
     )
     connection.execute("PRAGMA trusted_schema = 0")
     connection.execute("PRAGMA temp_store = MEMORY")

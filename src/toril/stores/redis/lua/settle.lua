@@ -1,7 +1,7 @@
 -- Record what became of claimed jobs, and hand out the next ones.
 -- KEYS  *queues
 -- ARGV  now token lock_ms worker again *slots(queue free max per_ms) *named(slot id)
---       *settled(queue id token outcome value stacktrace history delay attempts spent lifo keep_count keep_age_ms receipt_ms)
+--       *settled(queue id token outcome value stacktrace history delay attempts lifo keep_count keep_age_ms receipt_ms)
 -- RETURNS  {{place of the settlement, code}, ... where not recorded}, claims, queues left wanting (as claim does):
 --          1 no children pending, -1 gone, -2 another's lock or none, -3 not active, -4 children pending, -9 a child failed
 -- include: finish hand_out

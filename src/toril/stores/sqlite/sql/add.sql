@@ -7,13 +7,13 @@ SELECT json_group_array(json_array(w.key, j.row, j.nonce, j.parent_row, j.state,
   LEFT JOIN receipt r ON r.qid = w.value ->> 0 AND r.id = w.value ->> 1 AND r.until_ms > :now
  WHERE j.row IS NOT NULL OR r.id IS NOT NULL;
 
--- :receipts  Whether any receipt is kept at all.
-SELECT EXISTS (SELECT 1 FROM receipt);
-
 -- :insert  New jobs; the row of values is repeated for each.
 INSERT INTO job (qid, id, state, rank, place, priority, delay_ms, name, data, options, nonce, created_at_ms, ready_at_ms,
                  parent_row, policy, pending)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- :parent  Its name.
+SELECT q.name, j.id FROM job j JOIN queue q ON q.qid = j.qid WHERE j.row = :row;
 
 -- :child  Tell a parent of its child.
 INSERT OR IGNORE INTO child (parent_row, qid, id) VALUES (:parent_row, :qid, :id);

@@ -1,8 +1,9 @@
 -- Record what became of claimed jobs.
 
 -- :verify  Those whose token is still the claim's, with what settling them needs.
-SELECT json_group_array(json_array(b.key, job.state, job.parent_row, job.policy, job.pending, job.history, job.attempts_made))
-  FROM json_each(:claims) b JOIN job ON job.row = b.value ->> 0 AND job.token = b.value ->> 1;
+SELECT json_group_array(json_array(b.key, job.state, job.parent_row, job.policy, job.pending, job.history, job.attempts_made, job.deferred))
+  FROM json_each(:claims) b JOIN job ON job.row = b.value ->> 0 AND job.token = b.value ->> 1
+ WHERE job.state <> 'active' OR job.locked_until_ms > :now;
 
 -- :receipts  Those that were recorded before and removed since.
 SELECT json_group_array(b.key)
@@ -18,9 +19,12 @@ UPDATE job
 -- :failed
 UPDATE job
    SET state = 'failed', rank = :now, place = :place + b.key, finished_at_ms = :now, reason = b.value ->> 1,
-       history = b.value ->> 2, attempts_made = attempts_made + (b.value ->> 3), deferred = NULL, locked_until_ms = NULL
+       history = b.value ->> 2, attempts_made = attempts_made + 1, deferred = NULL, locked_until_ms = NULL
   FROM json_each(:batch) b
  WHERE job.row = b.value ->> 0;
+
+-- :reason
+UPDATE job SET reason = :reason WHERE row = :row;
 
 -- :requeued  Back among those that wait or are delayed: [row, state, rank, place, history, reason, attempts, delay].
 UPDATE job

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from toril.errors import JobNotFound, QueueFull
+from toril.errors import JobNotFound, ParentTaken, QueueFull, TorilError
 from toril.model import Added, JobRef, NewJob, Receipt, Refusal, Unit
 from toril.states import State
 from toril.stores.sqlite.transaction import SQL, QueueRow, Transaction
@@ -92,12 +92,8 @@ def _refusal(
     members = {(job.queue, job.id) for job in unit.jobs}
     for job in unit.jobs:
         parent = job.parent
-        if (
-            parent is not None
-            and (parent.ref.queue, parent.ref.id) not in members
-            and not _exists(tx, prefix, parent.ref)
-        ):
-            return Refusal(JobRef(job.queue, job.id), JobNotFound(parent.ref))
+        if parent is not None and (error := _unfit(tx, prefix, known, members, job, parent.ref)) is not None:
+            return Refusal(JobRef(job.queue, job.id), error)
         queue = queues[job.queue]
         if queue.max_waiting is None or (job.queue, job.id) in known or job.has_children:
             continue
@@ -108,6 +104,25 @@ def _refusal(
         if room[job.queue] < 0:
             return Refusal(JobRef(job.queue, job.id), QueueFull(job.queue, waiting, queue.max_waiting))
     return None
+
+
+def _unfit(
+    tx: Transaction,
+    prefix: str,
+    known: dict[tuple[str, str], _Known],
+    members: set[tuple[str, str]],
+    job: NewJob,
+    parent: JobRef,
+) -> TorilError | None:
+    """Why a job cannot become the child of a parent."""
+    if (parent.queue, parent.id) not in members | known.keys() and not _exists(tx, prefix, parent):
+        return JobNotFound(parent)
+    before = known.get((job.queue, job.id))
+    if before is None or before.parent_row is None:
+        return None
+    queue, job_id = tx.one("add.parent", row=before.parent_row)
+    taken = JobRef(queue, job_id)
+    return None if taken == parent else ParentTaken(JobRef(job.queue, job.id), taken)
 
 
 def _exists(tx: Transaction, prefix: str, ref: JobRef) -> bool:

@@ -48,7 +48,7 @@ def _seen(tx: Transaction, token: str) -> bool:
 def _claim_queue(tx: Transaction, queue: QueueRow, slots: Slots, wanted: Wanted, claims: list[Claim]) -> Idle | None:
     promote_due(tx, queue)
     if slots.ids:
-        named = tx.batch("claim.named", qid=queue.qid, ids=json.dumps(slots.ids))
+        named = tx.batch("claim.named", qid=queue.qid, ids=json.dumps(list(dict.fromkeys(slots.ids))))
         claims += _take(tx, queue, named, wanted)
         return None if len(named) == len(slots.ids) else Idle("empty")
     if queue.paused:
@@ -63,7 +63,7 @@ def _claim_queue(tx: Transaction, queue: QueueRow, slots: Slots, wanted: Wanted,
                 for row in tx.batch("claim.pick", qid=queue.qid, state=state.value, free=free - len(found))
             ]
     claims += _take(tx, queue, found, wanted)
-    _count_in_window(queue, found)
+    _count_in_window(tx, queue, slots, found)
     if len(found) >= slots.free:
         return None
     if len(found) == room:
@@ -100,17 +100,26 @@ def _room(tx: Transaction, queue: QueueRow, slots: Slots) -> tuple[int, Idle]:
     limit = queue.rate_max if queue.rate_max is not None else (slots.limiter.max if slots.limiter else None)
     if limit is None:
         return room, reason
-    if queue.window_until_ms <= tx.now_ms:
-        per_ms = slots.limiter.per_ms if slots.limiter else (queue.rate_per_ms or 1000)
-        queue.window_started, queue.window_until_ms = 0, tx.now_ms + per_ms
-    if limit - queue.window_started < room:
-        room, reason = max(0, limit - queue.window_started), Idle("limited", queue.window_until_ms)
+    started, until_ms = queue.window_started, queue.window_until_ms
+    if until_ms <= tx.now_ms:  # the window begins with the next job
+        started, until_ms = 0, tx.now_ms + _window_ms(queue, slots)
+    if limit - started < room:
+        room, reason = max(0, limit - started), Idle("limited", until_ms)
     return room, reason
 
 
-def _count_in_window(queue: QueueRow, found: list[Any]) -> None:
-    """A job that is handed out to be failed does not count towards a rate."""
-    queue.window_started += sum(1 for row in found if row[10] is None)
+def _window_ms(queue: QueueRow, slots: Slots) -> int:
+    return slots.limiter.per_ms if slots.limiter else (queue.rate_per_ms or 1000)
+
+
+def _count_in_window(tx: Transaction, queue: QueueRow, slots: Slots, found: list[Any]) -> None:
+    """Count jobs towards a rate; one that is handed out to be failed does not count."""
+    started = sum(1 for row in found if row[10] is None)
+    if not started or (queue.rate_max is None and slots.limiter is None):
+        return
+    if queue.window_until_ms <= tx.now_ms:
+        queue.window_started, queue.window_until_ms = 0, tx.now_ms + _window_ms(queue, slots)
+    queue.window_started += started
 
 
 def _take(tx: Transaction, queue: QueueRow, found: list[Any], wanted: Wanted) -> list[Claim]:

@@ -15,12 +15,14 @@ STALLED_TOO_OFTEN = "job stalled more than allowable limit"
 
 def _held(tx: Transaction, claims: Sequence[Claim]) -> set[int]:
     """Positions of the claims that are still their worker's."""
-    return set(tx.batch("extend.held", claims=json.dumps([(claim.handle, claim.token) for claim in claims])))
+    return set(
+        tx.batch("extend.held", claims=json.dumps([(claim.handle, claim.token) for claim in claims]), now=tx.now_ms)
+    )
 
 
 def extend(tx: Transaction, claims: Sequence[Claim], lock_ms: int) -> list[JobRef]:
     keys = json.dumps([(claim.handle, claim.token) for claim in claims])
-    if tx.run("extend.renew", claims=keys, until=tx.now_ms + lock_ms) == len(claims):
+    if tx.run("extend.renew", claims=keys, until=tx.now_ms + lock_ms, now=tx.now_ms) == len(claims):
         return []
     held = _held(tx, claims)
     return [claim.ref for n, claim in enumerate(claims) if n not in held]
@@ -66,9 +68,7 @@ def recover(tx: Transaction, prefix: str, names: Sequence[str], max_stalled: int
             continue
         queue.stalled_check_until_ms = tx.now_ms + interval_ms
         for ref, too_often in _requeue_lapsed(tx, queue, max_stalled):
-            requeued.append(ref)
-            if too_often:
-                deferred.append(ref)
+            (deferred if too_often else requeued).append(ref)
         tx.run("recover.suspect", qid=queue.qid)
     return Recovered(tuple(requeued), tuple(deferred))
 

@@ -11,8 +11,12 @@ from toril.stores.sqlite.transaction import QueueRow, Transaction
 
 def standing(queue: QueueRow, priority: int, *, front: bool = False) -> tuple[State, int, int]:
     """State, rank and place of a job that may run now."""
-    place = queue.front() if front else queue.back()
-    return (State.PRIORITIZED, priority, place) if priority else (State.WAITING, 0, place)
+    return (*ready(priority), queue.front() if front else queue.back())
+
+
+def ready(priority: int) -> tuple[State, int]:
+    """State and rank of a job that may run now."""
+    return (State.PRIORITIZED, priority) if priority else (State.WAITING, 0)
 
 
 def enqueue(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toril.errors import WrongState
+from toril.errors import Unrecoverable, WrongState
 from toril.model import (
     Attempt,
     AwaitingChildren,
@@ -17,6 +17,7 @@ from toril.model import (
     JobRef,
     Outcome,
     Refusal,
+    Released,
     Retried,
     Settled,
     Settlement,
@@ -27,7 +28,7 @@ from toril.options import ChildPolicy, Keep
 from toril.states import State
 from toril.stores.sqlite.transaction import QueueRow, Transaction
 from toril.stores.sqlite.verbs.claim import claim
-from toril.stores.sqlite.verbs.moves import evict, release_parent, standing
+from toril.stores.sqlite.verbs.moves import evict, ready, release_parent, standing
 from toril.stores.sqlite.verbs.records import appended
 
 
@@ -42,6 +43,7 @@ class _Held:
     pending: int
     history: str | None
     made: int
+    deferred: str | None
 
     @property
     def row(self) -> Any:
@@ -61,6 +63,8 @@ def settle(tx: Transaction, prefix: str, settlements: Sequence[Settlement], then
         outcome = item.settlement.outcome
         ref = item.settlement.claim.ref
         match outcome:
+            case Completed() if item.deferred is not None:
+                refused.append(Refusal(ref, Unrecoverable(item.deferred)))
             case Completed() if item.pending:
                 refused.append(
                     Refusal(ref, WrongState(ref, "complete", f"waiting for {item.pending} children", "without any"))
@@ -72,7 +76,9 @@ def settle(tx: Transaction, prefix: str, settlements: Sequence[Settlement], then
     for (qid, kind), batch in batches.items():
         _RECORD[kind](tx, prefix, tx.queue_of(prefix, qid), batch)
     claimed = None if then is None else claim(tx, prefix, then)
-    for qid in {item.queue.qid for item in held}:
+    for qid, kind in batches:
+        if kind == "requeued" or (kind == "failed" and (qid, "completed") in batches):
+            continue
         _say_drained(tx, tx.queue_of(prefix, qid), asked=then is not None)
     return Settled(tuple(lost), tuple(staying), tuple(refused), claimed)
 
@@ -90,10 +96,15 @@ def _kind(outcome: Outcome) -> str:
 def _verify(tx: Transaction, prefix: str, settlements: Sequence[Settlement]) -> tuple[list[_Held], list[JobRef]]:
     """Part those whose token is right and that are still to be recorded from those that are lost."""
     claims = json.dumps([(s.claim.handle, s.claim.token) for s in settlements])
-    found = {row[0]: row for row in tx.batch("settle.verify", claims=claims)}
+    found = {row[0]: row for row in tx.batch("settle.verify", claims=claims, now=tx.now_ms)}
     held: list[_Held] = []
     missing: list[int] = []
+    seen: set[tuple[object, str]] = set()
     for key, settlement in enumerate(settlements):
+        handed = (settlement.claim.handle, settlement.claim.token)
+        if handed in seen:
+            continue
+        seen.add(handed)
         row = found.get(key)
         queue = tx.queue(prefix, settlement.claim.ref.queue)
         if row is None or queue is None:
@@ -136,15 +147,16 @@ def _complete(tx: Transaction, prefix: str, queue: QueueRow, batch: Batch) -> No
 
 def _fail(tx: Transaction, prefix: str, queue: QueueRow, batch: Batch) -> None:
     rows = [
-        (item.row, outcome.reason, _history(tx, item, "failed", outcome.reason, outcome.stack), int(outcome.spent))
+        (item.row, outcome.reason, _history(tx, item, "failed", outcome.reason, outcome.stack))
         for item, outcome in batch
     ]
     tx.run("settle.failed", batch=json.dumps(rows), now=tx.now_ms, place=queue.back(len(batch)))
+    _keep_nul(tx, rows, 1)
     queue.moved(State.ACTIVE, State.FAILED, len(batch))
     for item, outcome in batch:
         if item.parent_row is not None:
             _child_failed(tx, prefix, item, outcome.reason)
-        made = item.made + int(outcome.spent)
+        made = item.made + 1
         tx.emit(queue, "failed", item.id, reason=outcome.reason, prev="active")
         if made >= item.settlement.claim.options.attempts:
             tx.emit(queue, "retries-exhausted", item.id, attempts_made=str(made))
@@ -153,6 +165,7 @@ def _fail(tx: Transaction, prefix: str, queue: QueueRow, batch: Batch) -> None:
 
 def _requeue(tx: Transaction, prefix: str, queue: QueueRow, batch: Batch) -> None:
     rows: list[tuple[Any, ...]] = []
+    fronts = _fronts(queue, batch)
     for item, outcome in batch:
         claimed = item.settlement.claim
         reason: str | None = None
@@ -170,7 +183,7 @@ def _requeue(tx: Transaction, prefix: str, queue: QueueRow, batch: Batch) -> Non
                 state, rank, place = State.WAITING_CHILDREN, tx.now_ms, queue.back()
             case _:
                 kind, stack = ("throttled" if isinstance(outcome, Throttled) else "released"), ""
-                state, rank, place = standing(queue, claimed.priority, front=True)
+                state, rank, place = (*ready(claimed.priority), next(fronts))
                 if isinstance(outcome, Throttled):
                     queue.limited_until_ms = max(queue.limited_until_ms, tx.now_ms + outcome.for_ms)
         history = _history(tx, item, kind, reason or "", stack)
@@ -178,10 +191,18 @@ def _requeue(tx: Transaction, prefix: str, queue: QueueRow, batch: Batch) -> Non
         queue.moved(State.ACTIVE, state)
         _say_requeued(tx, queue, item.id, state, rank)
     tx.run("settle.requeued", batch=json.dumps(rows), now=tx.now_ms)
+    _keep_nul(tx, rows, 5)
     tx.ring(queue)
 
 
 _RECORD = {"completed": _complete, "failed": _fail, "requeued": _requeue}
+
+
+def _fronts(queue: QueueRow, batch: Batch) -> Iterator[int]:
+    """Places in front for those that go there, so that they keep their order among themselves."""
+    count = sum(1 for _, outcome in batch if isinstance(outcome, Throttled | Released))
+    first = queue.front(count) if count else 0
+    return iter(range(first, first + count))
 
 
 def _later(queue: QueueRow, priority: int, now_ms: int, after_ms: int, *, lifo: bool) -> tuple[State, int, int]:
@@ -197,6 +218,13 @@ def _say_requeued(tx: Transaction, queue: QueueRow, job_id: str, state: State, r
         tx.emit(queue, "waiting-children", job_id, prev="active")
     else:
         tx.emit(queue, "waiting", job_id, prev="active")
+
+
+def _keep_nul(tx: Transaction, rows: Sequence[tuple[Any, ...]], reason: int) -> None:
+    """SQLite's JSON ends a text at its first NUL: write such reasons again, whole."""
+    for row in rows:
+        if row[reason] is not None and "\x00" in row[reason]:
+            tx.run("settle.reason", row=row[0], reason=row[reason])
 
 
 def _history(tx: Transaction, item: _Held, outcome: str, reason: str, stack: str) -> str:
@@ -246,7 +274,7 @@ def _child_failed(tx: Transaction, prefix: str, item: _Held, reason: str) -> Non
                 parent_row=row,
                 qid=item.queue.qid,
                 id=item.id,
-                state="failed",
+                state="ignored",
                 result=None,
                 reason=reason,
             ):
@@ -285,9 +313,9 @@ def _apply_keep_rules(tx: Transaction, prefix: str, queue: QueueRow, state: Stat
     for item, _ in batch:
         options = item.settlement.claim.options
         keep = options.keep_completed if completed else options.keep_failed
-        if keep.count == 0:
+        if keep is not None and keep.count == 0:
             at_once.append(item.row)
-        else:
+        elif keep is not None:
             rules.add(keep)
     evict(tx, prefix, at_once, receipts=True)
     for keep in rules:

@@ -107,7 +107,7 @@ local function finish(Q, key, item, job, state, now)
     child_failed(job.parentKey, job.parent, key, value, now)
   end
 
-  local made = (tonumber(job.atm) or 0) + tonumber(item.spent)
+  local made = (tonumber(job.atm) or 0) + 1
   local fields = { atm = tostring(made), finishedOn = string.format("%.0f", now), ["py:history"] = item.history }
   fields[state == "completed" and "returnvalue" or "failedReason"] = value
   if item.stacktrace ~= "" then
