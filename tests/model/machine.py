@@ -203,7 +203,7 @@ class Model:
         """What a claim is worth now: held, recorded or lost."""
         job = self.jobs.get(claim.ref.id)
         if job is not None and job.token == claim.token:
-            return "held"
+            return "held" if job.locked_until_ms > self.now_ms() else "lost"
         if job is not None and job.recorded == claim.token:
             return "recorded"
         _, token, until_ms = self.receipts.get(claim.ref.id, (None, "", 0))

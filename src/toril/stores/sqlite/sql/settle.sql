@@ -41,6 +41,9 @@ UPDATE child SET state = :state, result = :result, reason = :reason
 -- :forget_child  A child that leaves no trace with its parent.
 DELETE FROM child WHERE parent_row = :parent_row AND qid = :qid AND id = :id AND state = 'pending';
 
+-- :failed_child  Whether a child has failed that its parent may not outlive.
+SELECT 1 FROM child WHERE parent_row = :row AND state = 'failed' LIMIT 1;
+
 -- :parent  A parent after one of its children has ended.
 UPDATE job SET pending = pending - 1 WHERE row = :row
 RETURNING qid, id, state, pending, priority, delay_ms;

@@ -63,7 +63,7 @@ def settle(tx: Transaction, prefix: str, settlements: Sequence[Settlement], then
         outcome = item.settlement.outcome
         ref = item.settlement.claim.ref
         match outcome:
-            case Completed() if item.deferred is not None:
+            case Completed() if item.deferred is not None and tx.one("settle.failed_child", row=item.row):
                 refused.append(Refusal(ref, Unrecoverable(item.deferred)))
             case Completed() if item.pending:
                 refused.append(

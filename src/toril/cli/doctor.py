@@ -1,0 +1,164 @@
+"""`toril doctor`: look for what is wrong, and say what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from toril.app import App, AppQueue
+from toril.cli.command import NOT_FOUND, OK, Call, Commands, exists, load_app
+from toril.cli.output import Screen, counted, printable
+from toril.cli.status import ready, serving
+from toril.cli.times import ago, duration
+from toril.connect import connect
+from toril.errors import ConfigError, StoreError, TorilError
+from toril.model import Finding, JobRecord, QueueSummary, WorkerInfo
+from toril.options import Backoff, resolve
+from toril.settings import Settings
+from toril.states import State
+from toril.store import Store
+
+LAPSED_LOOKED_AT = 1000
+
+
+def add_to(commands: Commands) -> None:
+    parser = commands.add(
+        "doctor",
+        run,
+        "look for what is wrong",
+        "Look at the settings, the store, the queues and the workers. Ends with 1 when something is wrong.",
+    )
+    parser.add_argument("app", nargs="?", metavar="MODULE:APP", help="look at the queues of this app too")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+async def run(call: Call) -> int:
+    target = call.args.app or call.settings.app
+    app = None if target is None else load_app(call, target)
+    settings = call.settings if app is None else app.settings
+    findings = settings_findings(settings)
+    if app is not None:
+        findings += backoff_findings(app.queues.values())
+    findings += await _store_findings(settings, app)
+    if call.args.json:
+        call.screen.json({"findings": findings})
+    else:
+        _print(call.screen, findings)
+    return NOT_FOUND if any(finding.level == "error" for finding in findings) else OK
+
+
+def _print(screen: Screen, findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        screen.line(f"{screen.state(finding.level)}  {printable(finding.about)}: {printable(finding.message)}")
+        if finding.repair is not None:
+            screen.line(printable(f"what to do: {finding.repair}"), indent=4)
+    errors = sum(finding.level == "error" for finding in findings)
+    warnings = sum(finding.level == "warning" for finding in findings)
+    screen.line(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}")
+
+
+# -------------------------------------------------------------------- what was told and declared
+
+
+def settings_findings(settings: Settings) -> list[Finding]:
+    """What the settings alone show."""
+    findings: list[Finding] = []
+    off = settings.workers_off()
+    if off is not None:
+        message = f"workers are switched off here by {off}: jobs are stored, and another process must run them"
+        findings.append(Finding("warning", "settings", message, "start workers elsewhere, or switch them on"))
+    try:
+        settings.require_url()
+    except ConfigError as error:
+        findings.append(Finding("error", "settings", str(error)))
+    if ":memory:" in settings.url:
+        message = f"{settings.url} is a store of each process alone: what one adds, no other sees"
+        findings.append(Finding("warning", "settings", message, "name a file, as in sqlite:///jobs.db"))
+    if not findings:
+        findings.append(Finding("ok", "settings", f"{settings.environment}, store named by {settings.origins['url']}"))
+    return findings
+
+
+def backoff_findings(queues: Iterable[AppQueue]) -> list[Finding]:
+    """Caps of declared backoffs that no attempt ever reaches."""
+    return [finding for queue in queues for finding in _backoff_findings(queue)]
+
+
+def _backoff_findings(queue: AppQueue) -> list[Finding]:
+    if not isinstance(queue.defaults.get("backoff"), Backoff):
+        return []
+    options = resolve(queue.defaults, 0)
+    longest_ms = None if options.backoff is None else options.backoff.unreachable_cap_ms(options.attempts)
+    if longest_ms is None or options.backoff is None:
+        return []
+    message = (
+        f"max_delay of {duration(options.backoff.max_delay_ms or 0)} is never reached: with "
+        f"{counted(options.attempts, 'attempt')} the longest wait is {duration(longest_ms)}"
+    )
+    return [Finding("warning", f"queue {queue.name}", message, "allow more attempts, or leave max_delay out")]
+
+
+# -------------------------------------------------------------------- what the store shows
+
+
+async def _store_findings(settings: Settings, app: App | None) -> list[Finding]:
+    try:
+        store = connect(settings.require_url(), prefix=settings.prefix) if app is None else app.store
+    except TorilError as error:
+        return [] if settings.implicit else [Finding("error", "store", str(error))]
+    about = f"{store.kind} {store.place}"
+    if not exists(store):
+        return [Finding("warning", about, "there is no such file yet", "add a job, or name another place")]
+    try:
+        return await _looked_at(store, about)
+    except StoreError as error:
+        return [Finding("error", about, str(error))]
+    finally:
+        await store.close()
+
+
+async def _looked_at(store: Store, about: str) -> list[Finding]:
+    findings = await store.check()
+    workers, summaries = await store.workers(), await store.summaries()
+    now_ms = store.clock.now_ms()
+    findings += [finding for worker in workers for finding in _worker_findings(worker, now_ms)]
+    for summary in summaries:
+        active: Sequence[JobRecord] = ()
+        if summary.counts.get(State.ACTIVE):
+            active = (await store.find(summary.name, State.ACTIVE, limit=LAPSED_LOOKED_AT)).items
+        findings += queue_findings(summary, workers, active, now_ms)
+    seen = f"{counted(len(summaries), 'queue')}, {counted(len(workers), 'worker')} seen"
+    return [Finding("ok", about, f"it can be reached: {seen}"), *findings]
+
+
+def queue_findings(
+    summary: QueueSummary, workers: Sequence[WorkerInfo], active: Sequence[JobRecord], now_ms: int
+) -> list[Finding]:
+    """What is wrong with one queue."""
+    about, findings = f"queue {summary.name}", list[Finding]()
+    waiting, served = ready(summary), bool(serving(summary.name, workers))
+    if waiting and not served:
+        message = f"{counted(waiting, 'job waits', 'jobs wait')}, and no worker serves it"
+        findings.append(Finding("warning", about, message, "start one with `toril worker MODULE:APP`"))
+    lapsed = [record for record in active if record.locked_until_ms is not None and record.locked_until_ms < now_ms]
+    if lapsed:
+        message = (
+            f"{counted(len(lapsed), 'active job has', 'active jobs have')} lost the lock, {lapsed[0].ref} among them"
+        )
+        repair = "its workers put them back within two checks" if served else "start a worker: it puts them back"
+        findings.append(Finding("warning", about, message, repair))
+    if summary.settings.paused and waiting:
+        findings.append(Finding("warning", about, f"it is paused, and {counted(waiting, 'job waits', 'jobs wait')}"))
+    full = summary.settings.max_waiting
+    if full is not None and waiting >= full:
+        message = f"it is full: {waiting:,} wait and {full:,} are admitted, so that adds are refused"
+        findings.append(Finding("warning", about, message, "add workers, or raise max_waiting"))
+    return findings
+
+
+def _worker_findings(worker: WorkerInfo, now_ms: int) -> list[Finding]:
+    """A worker says that it lives three times within its time to live; half of it without a word is odd."""
+    if now_ms - worker.seen_at_ms <= worker.ttl_ms // 2:
+        return []
+    message = f"it was last seen {ago(worker.seen_at_ms, now_ms)}: it is frozen, gone, or cannot reach the store"
+    about = f"worker {worker.name or f'{worker.host}:{worker.pid}'}"
+    return [Finding("warning", about, message, f"look at process {worker.pid} on {worker.host}")]
