@@ -9,6 +9,19 @@ SIZES: dict[str, tuple[int, int]] = {
     "model_examples": (60, 2000),
     "model_steps": (30, 60),
     "planted_bug_examples": (200, 1000),
+    "kills": (8, 200),
+    "killed_jobs": (600, 20_000),
+    "writer_kills": (15, 500),
+    "power_cuts": (8, 200),
+    "relaxed_power_cuts": (3, 20),
+    "blocked_lock_ms": (500, 2_000),
+    "killed_lock_ms": (600, 3_000),
+    "killed_interval_ms": (400, 2_000),
+    "killed_workers": (1, 5),
+    "frozen_lock_ms": (500, 2_000),
+    "idle_ms": (1_000, 12_000),
+    "locked_ms": (700, 3_000),
+    "finished_jobs": (2_000, 100_000),
 }
 
 

@@ -106,6 +106,7 @@ class Context:
 
     def log(self, line: str) -> Recorded:
         """Add a line to the job's log."""
+        line = line.encode("utf-8", "backslashreplace").decode()  # half a surrogate is no text to a store
         return Recorded(self._reporter.report(self._claim, line=line))
 
     async def children(self) -> list[Child]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import threading
 import time
 from collections.abc import Callable
 
 from toril.errors import InvalidJob
+from toril.posix import after_fork_in_child
 
 IdSource = Callable[[], str]
 """Draws the next id. Tests pass a counting one."""
@@ -33,21 +35,25 @@ class TimeOrderedIds:
         self._lock = threading.Lock()
         self._ms = 0
         self._counter = 0
+        self._bits = random.Random(os.urandom(16)).getrandbits
+        after_fork_in_child(self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        """A forked child must not draw what its parent draws."""
+        self._lock = threading.Lock()
+        self._bits = random.Random(os.urandom(16)).getrandbits
 
     def __call__(self) -> str:
         with self._lock:
             ms = time.time_ns() // 1_000_000
             if ms > self._ms:
-                self._ms, self._counter = ms, int.from_bytes(os.urandom(1), "big")
+                self._ms, self._counter = ms, self._bits(8)
             else:
                 self._counter += 1
                 if self._counter > 0xFFF:
                     self._ms, self._counter = self._ms + 1, 0
-            ms, counter = self._ms, self._counter
-        tail = os.urandom(8).hex()
-        variant = "89ab"[int(tail[0], 16) & 3]
-        head = f"{ms:012x}"
-        return f"{head[:8]}-{head[8:]}-7{counter:03x}-{variant}{tail[1:4]}-{tail[4:]}"
+            ms, counter, tail = self._ms, self._counter, self._bits(62)
+        return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{counter:03x}-{0x8000 | tail >> 48:04x}-{tail & 0xFFFFFFFFFFFF:012x}"
 
 
 draw_id: IdSource = TimeOrderedIds()
@@ -61,6 +67,8 @@ def check_job_id(job_id: str) -> str:
             BullMQ's own keys use. Digits and colons are BullMQ's rule; three colon-separated parts, which it lets
             through for historic reasons, are refused too, since flows cannot hold them.
     """
+    if not isinstance(job_id, str):
+        raise InvalidJob(f"a job id is text, not {job_id!r}")
     if not job_id:
         raise InvalidJob("the job id is empty: leave `job_id` out to have one drawn")
     if len(job_id.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
@@ -88,6 +96,8 @@ def check_queue_name(name: str) -> str:
     Raises:
         InvalidJob: it is empty, too long, contains `:` (BullMQ's rule), braces, a glob or a control character.
     """
+    if not isinstance(name, str):
+        raise InvalidJob(f"a queue name is text, not {name!r}")
     if not name:
         raise InvalidJob("the queue name is empty")
     if len(name.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:

@@ -44,6 +44,9 @@ Strategy = Callable[[int, BaseException], Duration | None | Awaitable[Duration |
 """Says how long to wait after attempt n (from 1) raised an error; None or a negative number gives up. May be async."""
 
 
+_FORMULAS = ("fixed", "exponential")
+
+
 @dataclass(frozen=True, slots=True)
 class Backoff:
     """How long to wait before a job is tried again.
@@ -72,14 +75,15 @@ class Backoff:
     @staticmethod
     def custom(strategy: Strategy | str) -> Backoff:
         """Ask a function, or the function that the worker knows by this name."""
-        if isinstance(strategy, str):
-            return Backoff(strategy)
-        return Backoff(strategy.__name__, strategy=strategy)
+        name = strategy if isinstance(strategy, str) else strategy.__name__
+        if not name or name in _FORMULAS:
+            raise ConfigError(f"a custom backoff cannot be called {name!r}: that names a formula; give it another name")
+        return Backoff(name, strategy=None if isinstance(strategy, str) else strategy)
 
     @property
     def is_custom(self) -> bool:
         """Whether a strategy of this name decides, rather than a formula."""
-        return self.kind not in ("fixed", "exponential")
+        return self.kind not in _FORMULAS
 
     def wait_ms(self, attempt: int) -> int:
         """The wait after attempt n (from 1) of a fixed or exponential backoff, before jitter."""

@@ -17,18 +17,19 @@ from toril.shapes import (
     Member,
     Reader,
     Shape,
-    camel,
     hints_of,
     members_reader,
     place,
     shape,
     snake,
     to_json,
+    wire_name,
     within,
 )
 from toril.wirejson import Json
 
 _UNRESOLVED: Final = object()
+_POSITIONAL: Final = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Parameters:
         self._call = call
         self._members = {member.name: member for member in members}
         self._payload = payload
-        self._camel = keys == "camel"
+        self._keys: Keys = keys
         self._known = payload.shape.members if payload else frozenset(member.wire for member in members)
         names = ", ".join(member.wire for member in members)
         wants = f"an object with the members {names}" if names else "an object"
@@ -149,7 +150,7 @@ class Parameters:
         rest = self._call.rest
         if rest is None or name in self._call.reserved or name in self._call.positional_only:
             raise self._refused(f"got an unexpected keyword argument {name!r}")
-        wire = camel(name) if self._camel else name
+        wire = wire_name(name, self._keys)
         if wire in data:
             raise self._refused(f"got multiple values for argument {name!r}")
         data[wire] = within(place(wire), rest.write or to_json, value)
@@ -159,7 +160,7 @@ class Parameters:
         for wire, value in data.items():
             if self._known is not None and wire in self._known:
                 continue
-            name = snake(wire) if self._camel else wire
+            name = snake(wire) if self._keys == "camel" else wire
             if name in taken or name in kwargs:
                 raise InvalidData(place(wire), f"cannot be a member: {self._call.name}() gets {name!r} from elsewhere")
             kwargs[name] = read(value, place(wire))
@@ -196,44 +197,21 @@ def parameters_of(
     injected = {p.name: p.default for p in own if injected_type is not None and isinstance(p.default, injected_type)}
     _check(name, own, injected, hints, context_type)
 
-    def compiled(p: Parameter) -> Shape:
-        if hints.get(p.name) is _UNRESOLVED:
-            raise ConfigError(
-                f"parameter {p.name!r} of {name}() has an annotation that is unknown at run time: define it at module level, outside TYPE_CHECKING"
-            )
-        try:
-            return shape(hints.get(p.name, Any), extra=extra, keys=keys)
-        except ConfigError as error:
-            raise ConfigError(f"parameter {p.name!r} of {name}(): {error}") from None
-
-    def member(p: Parameter) -> Member:
-        wire = camel(p.name) if keys == "camel" else p.name
-        return Member(p.name, wire, compiled(p), p.default is Parameter.empty)
-
     given = [p for p in own if p.name not in injected]
-    rest = next((compiled(p) for p in given if p.kind is Parameter.VAR_KEYWORD), None)
-    members = [member(p) for p in given if p.kind is not Parameter.VAR_KEYWORD]
-    positional_only = [p for p in given if p.kind is Parameter.POSITIONAL_ONLY]
-    payload = members[0] if len(positional_only) == 1 else None
+    shapes = {p.name: _shape_of(p, name, hints, extra, keys) for p in given}
+    members = [
+        Member(p.name, wire_name(p.name, keys), shapes[p.name], p.default is Parameter.empty)
+        for p in given
+        if p.kind is not Parameter.VAR_KEYWORD
+    ]
+    worker_fills = {_bound_name(function), *injected, *(p.name for p in parameters[:1] if takes_context)}
+    call = _call(name, given, shapes, frozenset(worker_fills))
+    payload = members[0] if len(call.positional_only) == 1 else None
     if payload is not None and len(given) > 1:
         raise ConfigError(
             f"{name}() has a positional-only parameter, which is the whole payload, and {given[1].name!r} beside it: "
             "drop the / to make both members of the data"
         )
-    bound_to = (
-        next(iter(inspect.signature(function.__func__).parameters)) if isinstance(function, types.MethodType) else ""
-    )
-    worker_fills = {bound_to, *injected, *(p.name for p in parameters[:1] if takes_context)}
-    call = _Call(
-        name=name,
-        positional=tuple(
-            p.name for p in given if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-        ),
-        positional_only=tuple(p.name for p in positional_only),
-        defaults={p.name: p.default for p in positional_only},
-        reserved=frozenset(worker_fills),
-        rest=rest,
-    )
     return Parameters(
         call,
         [] if payload else members,
@@ -244,6 +222,35 @@ def parameters_of(
         extra=extra,
         keys=keys,
     )
+
+
+def _shape_of(parameter: Parameter, name: str, hints: Mapping[str, Any], extra: Extra, keys: Keys) -> Shape:
+    hint = hints.get(parameter.name, Any)
+    if hint is _UNRESOLVED:
+        raise ConfigError(
+            f"parameter {parameter.name!r} of {name}() has an annotation that is unknown at run time: define it at module level, outside TYPE_CHECKING"
+        )
+    try:
+        return shape(hint, extra=extra, keys=keys)
+    except ConfigError as error:
+        raise ConfigError(f"parameter {parameter.name!r} of {name}(): {error}") from None
+
+
+def _call(name: str, given: Sequence[Parameter], shapes: Mapping[str, Shape], reserved: frozenset[str]) -> _Call:
+    positional_only = [p for p in given if p.kind is Parameter.POSITIONAL_ONLY]
+    return _Call(
+        name=name,
+        positional=tuple(p.name for p in given if p.kind in _POSITIONAL),
+        positional_only=tuple(p.name for p in positional_only),
+        defaults={p.name: p.default for p in positional_only},
+        reserved=reserved,
+        rest=next((shapes[p.name] for p in given if p.kind is Parameter.VAR_KEYWORD), None),
+    )
+
+
+def _bound_name(function: Any) -> str:
+    """The name under which a method takes its object, mostly "self"; nothing for a function."""
+    return next(iter(inspect.signature(function.__func__).parameters)) if isinstance(function, types.MethodType) else ""
 
 
 def _signature(function: Callable[..., Any], name: str) -> list[Parameter]:
@@ -277,7 +284,7 @@ def _hint(holder: Any, key: str, raw: Any, name: str) -> Any:
 
 
 def _is_context(first: Parameter, hints: Mapping[str, Any], context_type: type | None) -> bool:
-    if context_type is None or first.kind not in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD):
+    if context_type is None or first.kind not in _POSITIONAL:
         return False
     if hints.get(first.name) is _UNRESOLVED:  # imported for type checkers only: its name says enough
         return str(first.annotation).split(".")[-1] == context_type.__name__

@@ -36,31 +36,43 @@ PAGE: Final = 500
 
 
 class Flight:
-    """Adds made in the same turn of a loop leave together; one that stands alone leaves at once."""
+    """Adds to one store from one loop. One that stands alone leaves at once; those that come meanwhile leave together."""
 
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
+        self._flying = False
         self._units: list[Unit] = []
         self._futures: list[asyncio.Future[Receipt]] = []
-        self._flying: set[asyncio.Task[None]] = set()
+        self._task: asyncio.Task[None] | None = None
 
     async def add(self, unit: Unit) -> Receipt:
         """Add a unit; it arrives though the caller be cancelled."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Receipt] = loop.create_future()
-        self._units.append(unit)
-        self._futures.append(future)
-        if len(self._units) == 1:
-            loop.call_soon(self._leave, loop)
-        return await future
+        if self._flying:
+            future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+            self._units.append(unit)
+            self._futures.append(future)
+            return await future
+        self._flying = True
+        try:
+            (receipt,) = await self._producer.add((unit,))
+        finally:
+            self._land()
+        return receipt
 
-    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _land(self) -> None:
+        """Send off what has gathered, if anything has."""
+        if self._units:
+            self._task = asyncio.get_running_loop().create_task(self._fly_gathered())
+        else:
+            self._flying = False
+
+    async def _fly_gathered(self) -> None:
         units, self._units = self._units, []
         futures, self._futures = self._futures, []
-        for start, end in _flights(units):
-            task = loop.create_task(self._fly(units[start:end], futures[start:end]))
-            self._flying.add(task)
-            task.add_done_callback(self._flying.discard)
+        try:
+            await asyncio.gather(*(self._fly(units[start:end], futures[start:end]) for start, end in _flights(units)))
+        finally:
+            self._land()
 
     async def _fly(self, units: list[Unit], futures: list[asyncio.Future[Receipt]]) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import json.encoder
 from typing import Any
 
 from toril.errors import InvalidJob, PayloadTooLarge
@@ -14,7 +15,7 @@ MAX_INTEGER = 2**53
 
 
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-_scalar_types = frozenset((str, bool, type(None)))
+_scalars = frozenset((str, bool, type(None)))
 
 
 def encode(value: Json, what: str = "data", limit: int | None = None) -> str:
@@ -24,17 +25,28 @@ def encode(value: Json, what: str = "data", limit: int | None = None) -> str:
         InvalidJob: it holds what JSON or JavaScript cannot: the message says where.
         PayloadTooLarge: the text is longer than `limit` bytes of UTF-8.
     """
-    _check(value, what)
     try:
-        text = _encoder.encode(value)
+        _check(value, what)
+        text = _text(value)
         size = len(text) if text.isascii() else len(text.encode())
     except RecursionError:
         raise InvalidJob(f"{what} is nested too deeply, or contains itself") from None
     except (TypeError, ValueError) as error:
-        raise InvalidJob(f"{what} is not JSON: {error}") from None
+        raise error if isinstance(error, InvalidJob) else InvalidJob(f"{what} is not JSON: {error}") from None
     if limit is not None and size > limit:
         raise PayloadTooLarge(size, limit)
     return text
+
+
+def _text(value: Json) -> str:
+    """What `_encoder` writes; through its C part at once, since making that anew for each value costs most of the time."""
+    return "".join(_write(value, 0)) if _write is not None else _encoder.encode(value)
+
+
+_make: Any = getattr(json.encoder, "c_make_encoder", None)
+_write: Any = _make and _make(
+    None, _encoder.default, json.encoder.encode_basestring, None, ":", ",", False, False, False
+)
 
 
 def decode(text: str) -> Json:
@@ -45,27 +57,27 @@ def decode(text: str) -> Json:
 def _check(value: Json, where: str) -> None:
     """Refuse what the encoder would let through and JavaScript or the other side would read differently."""
     kind = type(value)
-    if kind in _scalar_types:
+    if kind in _scalars:
         return
     if kind is dict:
         for key, member in value.items():
             if type(key) is not str:
                 raise InvalidJob(f"{where} has the key {key!r}: keys of JSON objects are text")
-            if type(member) not in _scalar_types:
-                _check_member(member, where, key)
+            if not _is_plain(member):
+                _check(member, f"{where}.{key}")
     elif kind is list or kind is tuple:
         for n, member in enumerate(value):
-            if type(member) not in _scalar_types:
-                _check_member(member, where, n)
-    elif kind is int:
-        if not -MAX_INTEGER <= value <= MAX_INTEGER:
-            raise InvalidJob(f"{where} is {value}: JavaScript reads integers only up to 2^53 exactly; pass it as text")
-    elif kind is float and (value != value or value in (float("inf"), float("-inf"))):
+            if not _is_plain(member):
+                _check(member, f"{where}[{n}]")
+    elif isinstance(value, dict | list | tuple):
+        _check(dict(value) if isinstance(value, dict) else list(value), where)
+    elif isinstance(value, int) and not -MAX_INTEGER <= value <= MAX_INTEGER:
+        raise InvalidJob(f"{where} is {value}: JavaScript reads integers only up to 2^53 exactly; pass it as text")
+    elif isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         raise InvalidJob(f"{where} is {value}, which JSON has no number for: use null or text")
 
 
-def _check_member(member: Json, where: str, key: object) -> None:
-    try:
-        _check(member, f"{where}.{key}" if isinstance(key, str) else f"{where}[{key}]")
-    except RecursionError:
-        raise InvalidJob(f"{where.split('.')[0]} is nested too deeply, or contains itself") from None
+def _is_plain(value: Json) -> bool:
+    """Whether a value needs no closer look; the commonest ones do not, and their place is not spelled out."""
+    kind = type(value)
+    return kind in _scalars or (kind is int and -MAX_INTEGER <= value <= MAX_INTEGER)

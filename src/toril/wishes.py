@@ -29,12 +29,11 @@ class Delay(Wish):
         if isinstance(after, datetime) and after.tzinfo is None:
             raise ConfigError(f"Delay wants a datetime with a time zone, not {after!r}: use datetime.now(UTC) + …")
         super().__init__(after)
-        self.after = after
+        self._at_ms = round(after.timestamp() * 1000) if isinstance(after, datetime) else None
+        self._after_ms = 0 if isinstance(after, datetime) else to_ms(after, "Delay")
 
     def as_outcome(self, now_ms: int) -> Outcome:
-        if isinstance(self.after, datetime):
-            return Delayed(max(now_ms, round(self.after.timestamp() * 1000)))
-        return Delayed(now_ms + to_ms(self.after, "Delay"))
+        return Delayed(now_ms + self._after_ms if self._at_ms is None else max(now_ms, self._at_ms))
 
 
 class Throttle(Wish):

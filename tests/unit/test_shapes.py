@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
@@ -281,6 +282,9 @@ BAD: list[tuple[Any, Any, str]] = [
     (dict[int, int], {"01": 1}, """x["01"]: must be a whole number, not '01'"""),
     (dict[UUID, int], {str(SOME_ID): 1, SOME_ID.hex: 2}, "x: has two keys that mean the same"),
     (dict[str, int], [], "x: must be an object, not a list"),
+    (dict[str, float], {"a": 1.5, "b": math.nan}, "x.b: must be a number, not NaN"),
+    (dict[str, int], {"a": 1, "b": True}, "x.b: must be a whole number, not true"),
+    (list[str | None], ["a", None, 1], "x[2]: must be text, not 1"),
     (int | str, [], "x: must be a whole number or text, not a list"),
     (Item | str, {"price": "p"}, "x.price: must be a number, not 'p'"),
     (Literal["a", "b"], "c", "x: must be one of 'a', 'b', not 'c'"),
@@ -455,6 +459,34 @@ def test_plain_json_is_left_as_it_is() -> None:
     data = {"a": [1, {"b": None}], "c": "d"}
 
     assert to_json(data) is data
+
+
+AS_IT_IS: list[tuple[Any, Any]] = [
+    (dict[str, Any], {"a": 1, "b": [{}]}),
+    (dict[str, int | None], {"a": 1, "b": None}),
+    (dict[str, bool | int | str], {"a": 1, "b": "c", "d": True}),
+    (list[str], ["a", "b"]),
+]
+
+
+@pytest.mark.parametrize(("annotation", "data"), AS_IT_IS)
+def test_data_that_needs_no_conversion_is_read_as_it_is(annotation: Any, data: Any) -> None:
+    assert reader(annotation)(data, "x") is data
+
+
+def test_reading_does_not_change_the_data() -> None:
+    data: dict[str, list[float]] = {"a": [1, 2.0], "b": [3]}
+
+    assert reader(dict[str, list[int]])(data, "x") == {"a": [1, 2], "b": [3]}
+    assert [type(n) for n in data["a"]] == [int, float]
+
+
+def test_types_of_costly_modules_are_known_without_importing_them() -> None:
+    program = "import sys, toril.shapes; print({'uuid', 'decimal', 'pydantic', 'msgspec'} & set(sys.modules))"
+
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert found.stdout.strip() == "set()"
 
 
 def test_writing_does_not_change_the_value() -> None:

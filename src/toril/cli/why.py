@@ -147,7 +147,9 @@ def _hindrances(record: JobRecord, view: View) -> list[str]:
     if settings.paused:
         said.append(f"Queue {queue} is paused: none of its jobs is handed out until somebody resumes it.")
     if settings.limited_until_ms is not None and settings.limited_until_ms > view.now_ms:
-        said.append(f"Queue {queue} is limited: it hands out no job before {until(settings.limited_until_ms, view.now_ms)}.")
+        said.append(
+            f"Queue {queue} is limited: it hands out no job before {until(settings.limited_until_ms, view.now_ms)}."
+        )
     working = [worker for worker in view.workers if worker.state == "running"]
     if not working:
         said.append(_nobody(queue, view))

@@ -52,18 +52,18 @@ def describe(error: BaseException) -> str:
         text = str(error)
     except Exception as broken:  # a __str__ of the user's that fails must not hide the error
         text = f"<its message cannot be printed: {type(broken).__name__}>"
-    return _clean(text, MAX_REASON) or type(error).__name__
+    return clean(text[:MAX_REASON]) or type(error).__name__
 
 
 def stack_of(error: BaseException) -> str:
     """The traceback of an error, as Python prints it; the middle is left out of a long one."""
-    text = _clean("".join(traceback.format_exception(error)), 10 * MAX_STACK)
+    text = "".join(traceback.format_exception(error))
     if len(text) <= MAX_STACK:
-        return text
+        return clean(text)
     half = MAX_STACK // 2
-    return f"{text[:half]}\n… {len(text) - MAX_STACK:,} characters left out …\n{text[-half:]}"
+    return clean(f"{text[:half]}\n… {len(text) - MAX_STACK:,} characters left out …\n{text[-half:]}")
 
 
-def _clean(text: str, limit: int) -> str:
+def clean(text: str) -> str:
     """Text that every store and reader takes: no half surrogates, no NUL."""
-    return text[:limit].encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")

@@ -42,7 +42,7 @@ from toril.stores.sqlite.connection import Place
 from toril.stores.sqlite.database import Database, database_at, leave
 from toril.stores.sqlite.transaction import Transaction
 from toril.stores.sqlite.verbs import admin, hold, look
-from toril.stores.sqlite.verbs.add import add
+from toril.stores.sqlite.verbs.add import Repeated, add
 from toril.stores.sqlite.verbs.claim import claim
 from toril.stores.sqlite.verbs.settle import settle
 
@@ -94,7 +94,10 @@ class SqliteStore:
     # ---------------------------------------------------------------- Producer
 
     async def add(self, units: Sequence[Unit]) -> list[Receipt]:
-        return await self._write(lambda tx: add(tx, self._prefix, units))
+        try:
+            return await self._write(lambda tx: add(tx, self._prefix, units, careful=False))
+        except Repeated:
+            return await self._write(lambda tx: add(tx, self._prefix, units))
 
     # ---------------------------------------------------------------- Consumer
 

@@ -52,6 +52,7 @@ class QueueRow:
     waiting_children: int
     completed: int
     failed: int
+    has_receipts: int
 
     def back(self, count: int = 1) -> int:
         """Tickets for `count` pushes to the back; the first of them."""

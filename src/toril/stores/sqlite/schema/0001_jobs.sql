@@ -110,14 +110,12 @@ CREATE INDEX receipt_until ON receipt (until_ms);
 
 -- The events of one transaction on one queue; they are numbered up to `last`.
 CREATE TABLE event (
-  row INTEGER PRIMARY KEY,
   qid INTEGER NOT NULL,
   last INTEGER NOT NULL,
   at_ms INTEGER NOT NULL,
-  items TEXT NOT NULL
-);
-
-CREATE UNIQUE INDEX event_order ON event (qid, last);
+  items TEXT NOT NULL,
+  PRIMARY KEY (qid, last)
+) WITHOUT ROWID;
 
 CREATE TABLE worker (
   prefix TEXT NOT NULL,

@@ -10,7 +10,8 @@ SELECT json_group_array(json_array(w.key, j.row, j.nonce, j.parent_row, j.state,
 -- :insert  New jobs; the row of values is repeated for each.
 INSERT INTO job (qid, id, state, rank, place, priority, delay_ms, name, data, options, nonce, created_at_ms, ready_at_ms,
                  parent_row, policy, pending)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (qid, id) DO NOTHING;
 
 -- :parent  Its name.
 SELECT q.name, j.id FROM job j JOIN queue q ON q.qid = j.qid WHERE j.row = :row;

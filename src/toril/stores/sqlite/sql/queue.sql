@@ -3,19 +3,22 @@
 -- :load
 SELECT qid, name, tail, head, paused, concurrency, rate_max, rate_per_ms, max_waiting, events, max_events, limited_until_ms,
        window_started, window_until_ms, stalled_check_until_ms, event_tail,
-       waiting, prioritized, delayed, active, waiting_children, completed, failed
+       waiting, prioritized, delayed, active, waiting_children, completed, failed,
+       EXISTS (SELECT 1 FROM receipt WHERE receipt.qid = queue.qid)
   FROM queue WHERE prefix = :prefix AND name = :name;
 
 -- :load_id
 SELECT qid, name, tail, head, paused, concurrency, rate_max, rate_per_ms, max_waiting, events, max_events, limited_until_ms,
        window_started, window_until_ms, stalled_check_until_ms, event_tail,
-       waiting, prioritized, delayed, active, waiting_children, completed, failed
+       waiting, prioritized, delayed, active, waiting_children, completed, failed,
+       EXISTS (SELECT 1 FROM receipt WHERE receipt.qid = queue.qid)
   FROM queue WHERE qid = :qid;
 
 -- :all
 SELECT qid, name, tail, head, paused, concurrency, rate_max, rate_per_ms, max_waiting, events, max_events, limited_until_ms,
        window_started, window_until_ms, stalled_check_until_ms, event_tail,
-       waiting, prioritized, delayed, active, waiting_children, completed, failed
+       waiting, prioritized, delayed, active, waiting_children, completed, failed,
+       EXISTS (SELECT 1 FROM receipt WHERE receipt.qid = queue.qid)
   FROM queue WHERE prefix = :prefix ORDER BY name;
 
 -- :create

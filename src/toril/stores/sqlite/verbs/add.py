@@ -30,37 +30,59 @@ class _Known:
     result: str | None = None
 
 
-def add(tx: Transaction, prefix: str, units: Sequence[Unit]) -> list[Receipt]:
+class Repeated(Exception):
+    """Jobs that were taken for new are there already; nothing was stored."""
+
+
+def add(tx: Transaction, prefix: str, units: Sequence[Unit], *, careful: bool = True) -> list[Receipt]:
+    """Store units; one receipt each.
+
+    Not `careful`, it takes drawn ids for new without looking: a repeat, which is rare, shows when they are inserted.
+
+    Raises:
+        Repeated: some were not new after all; call it again, careful.
+    """
     jobs = [job for unit in units for job in unit.jobs]
     queues = {name: _queue(tx, prefix, name) for name in {job.queue for job in jobs}}
-    known = _known(tx, queues, jobs)
+    looks = careful or any(job.nonce is not None or job.parent is not None for job in jobs)
+    looks = looks or any(queue.has_receipts or queue.max_waiting is not None for queue in queues.values())
+    known = _known(tx, queues, jobs) if looks else {}
     values: list[tuple[Any, ...]] = []
-    receipts: list[Receipt] = []
     parents: list[tuple[NewJob, int]] = []
-    for unit in units:
-        refusal = _refusal(tx, prefix, queues, known, unit)
-        if refusal is not None:
-            receipts.append(Receipt("sqlite", refusal=refusal))
-            continue
-        added = []
-        for job in unit.jobs:
-            before = known.get((job.queue, job.id))
-            queue = queues[job.queue]
-            if before is None:
-                values.append(_values(tx, queue, job))
-                known[job.queue, job.id] = _Known(None, job.nonce)
-                added.append(Added(JobRef(job.queue, job.id)))
-            else:
-                repeated = job.nonce is None or job.nonce == before.nonce
-                if not repeated:
-                    tx.emit(queue, "duplicated", job.id)
-                added.append(Added(JobRef(job.queue, job.id), duplicate=not repeated))
-            if job.parent is not None and (before is None or before.row is not None):
-                parents.append((job, queue.qid))
-        receipts.append(Receipt("sqlite", tuple(added)))
-    _insert(tx, values)
+    receipts = [_add_unit(tx, prefix, queues, known, unit, values, parents) for unit in units]
+    if _insert(tx, values) != len(values):
+        raise Repeated
     _attach(tx, prefix, parents)
     return receipts
+
+
+def _add_unit(
+    tx: Transaction,
+    prefix: str,
+    queues: dict[str, QueueRow],
+    known: dict[tuple[str, str], _Known],
+    unit: Unit,
+    values: list[tuple[Any, ...]],
+    parents: list[tuple[NewJob, int]],
+) -> Receipt:
+    """The receipt of one unit; what is to be inserted goes to `values`, who is to be attached to `parents`."""
+    refusal = _refusal(tx, prefix, queues, known, unit)
+    if refusal is not None:
+        return Receipt("sqlite", refusal=refusal)
+    added: list[Added] = []
+    for job in unit.jobs:
+        ref, queue = JobRef(job.queue, job.id), queues[job.queue]
+        before = known.get((job.queue, job.id))
+        repeated = before is None or job.nonce is None or job.nonce == before.nonce
+        added.append(Added(ref, duplicate=not repeated))
+        if before is None:
+            values.append(_values(tx, queue, job))
+            known[job.queue, job.id] = _Known(None, job.nonce)
+        elif not repeated:
+            tx.emit(queue, "duplicated", job.id)
+        if job.parent is not None and (before is None or before.row is not None):
+            parents.append((job, queue.qid))
+    return Receipt("sqlite", tuple(added))
 
 
 def _queue(tx: Transaction, prefix: str, name: str) -> QueueRow:
@@ -157,19 +179,23 @@ def _values(tx: Transaction, queue: QueueRow, job: NewJob) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _insert(tx: Transaction, values: list[tuple[Any, ...]]) -> None:
-    start = 0
+def _insert(tx: Transaction, values: list[tuple[Any, ...]]) -> int:
+    """Insert rows; how many were new."""
+    start = inserted = 0
     for step in STEPS:
         while len(values) - start >= step:
             part = values[start : start + step]
-            tx.connection.execute(_insert_text(SQL["add.insert"], step), [value for row in part for value in row])
+            text = _insert_text(SQL["add.insert"], step)
+            inserted += tx.connection.execute(text, [value for row in part for value in row]).rowcount
             start += step
+    return inserted
 
 
 @lru_cache(maxsize=16)
 def _insert_text(statement: str, rows: int) -> str:
-    head, _, row = statement.partition("VALUES ")
-    return head + "VALUES " + ", ".join([row] * rows)
+    head, _, rest = statement.partition("VALUES ")
+    row, _, tail = rest.partition("\n")
+    return f"{head}VALUES {', '.join([row] * rows)}\n{tail}"
 
 
 def _attach(tx: Transaction, prefix: str, children: list[tuple[NewJob, int]]) -> None:
