@@ -226,7 +226,7 @@ class Sqlite:
 
     def reset(self):
         for f in glob.glob(self.dir + "/*"):
-            os.unlink(f)
+            shutil.rmtree(f) if os.path.isdir(f) else os.unlink(f)
         self.n += 1
         self.url = f"{self.dir}/q{self.n}.db"
 

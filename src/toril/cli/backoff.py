@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toril.cli.command import OK, Call, Commands
+from toril.cli.command import OK, Call, Commands, seconds
 from toril.cli.output import Screen, counted
 from toril.cli.times import duration
 from toril.errors import ConfigError
@@ -20,9 +20,9 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--attempts", type=int, metavar="N", help="all tries (5)")
     parser.add_argument("--retries", type=int, metavar="N", help="tries after the first, instead of --attempts")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--exponential", type=float, metavar="S", help="first wait in seconds; then twice as long each")
-    kind.add_argument("--fixed", type=float, metavar="S", help="each wait in seconds")
-    parser.add_argument("--max-delay", type=float, metavar="S", help="no wait is longer")
+    kind.add_argument("--exponential", type=seconds, metavar="S", help="first wait in seconds; then twice as long each")
+    kind.add_argument("--fixed", type=seconds, metavar="S", help="each wait in seconds")
+    parser.add_argument("--max-delay", type=seconds, metavar="S", help="no wait is longer")
     parser.add_argument("--jitter", type=float, default=0.0, metavar="J", help="0…1: draw each from its last J part")
     parser.add_argument("--json", action="store_true", help="as JSON")
 

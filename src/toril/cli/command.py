@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import math
 import os
 import sys
 import traceback
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
+import toril
 from toril.app import App
 from toril.cli.output import Screen
 from toril.connect import connect
@@ -28,6 +30,8 @@ OK, NOT_FOUND, USAGE, UNFINISHED, UNAVAILABLE = 0, 1, 2, 3, 4
 """How a command ends: the exit codes of `toril`."""
 
 INTERRUPTED = 130
+
+_OURS = os.path.dirname(toril.__file__) + os.sep
 
 
 class NothingThere(TorilError):
@@ -117,6 +121,24 @@ def job_ref(text: str) -> JobRef:
     return JobRef(queue, job_id)
 
 
+def whole_number(text: str) -> int:
+    """An argument that counts something."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 100_000):
+        raise argparse.ArgumentTypeError(f"a whole number between 1 and 100,000 is wanted, not {text!r}")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """An argument that is a duration."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not (math.isfinite(number) and number >= 0):
+        raise argparse.ArgumentTypeError(f"seconds are wanted, as in 30 or 0.5, not {text!r}")
+    return number
+
+
 # -------------------------------------------------------------------- the app
 
 
@@ -161,7 +183,8 @@ def _module(name: str, target: str) -> ModuleType:
 
 def _broken(name: str, error: Exception) -> ConfigError:
     frames = traceback.extract_tb(error.__traceback__)
-    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    theirs = [frame for frame in frames if not frame.filename.startswith((_OURS, "<frozen"))]
+    where = f" at {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""
     return ConfigError(f"{name} cannot be imported{where}: {type(error).__name__}: {error} (--debug shows all)")
 
 

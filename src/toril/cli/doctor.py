@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from toril.app import App, AppQueue
 from toril.cli.command import NOT_FOUND, OK, Call, Commands, exists, load_app
-from toril.cli.output import Screen, counted, printable
+from toril.cli.output import Screen, counted
 from toril.cli.status import ready, serving
 from toril.cli.times import ago, duration
 from toril.connect import connect
@@ -48,9 +48,9 @@ async def run(call: Call) -> int:
 
 def _print(screen: Screen, findings: Sequence[Finding]) -> None:
     for finding in findings:
-        screen.line(f"{screen.state(finding.level)}  {printable(finding.about)}: {printable(finding.message)}")
+        screen.line(f"{screen.state(finding.level)}  {finding.about}: {finding.message}")
         if finding.repair is not None:
-            screen.line(printable(f"what to do: {finding.repair}"), indent=4)
+            screen.line(f"what to do: {finding.repair}", indent=4)
     errors = sum(finding.level == "error" for finding in findings)
     warnings = sum(finding.level == "warning" for finding in findings)
     screen.line(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from toril.cli.command import NOT_FOUND, OK, Call, Commands, NothingThere, job_ref
+from toril.cli.command import NOT_FOUND, OK, Call, Commands, NothingThere, job_ref, seconds, whole_number
 from toril.cli.output import Screen, counted, folded_json
 from toril.cli.times import ago, duration, moment
 from toril.errors import ConfigError, JobNotFound, TorilError, WrongState
@@ -25,7 +24,7 @@ def add_to(commands: Commands) -> None:
     _add_jobs(commands)
     show = commands.add("show", _run_show, "show one job with its history, log and children")
     show.add_argument("job", type=job_ref, metavar="QUEUE/ID", help="the job")
-    show.add_argument("--logs", type=_count, default=20, metavar="N", help="the last N lines of its log (20)")
+    show.add_argument("--logs", type=whole_number, default=20, metavar="N", help="the last N lines of its log (20)")
     show.add_argument("--json", action="store_true", help="as JSON")
     _add_add(commands)
     _add_retry(commands)
@@ -37,7 +36,7 @@ def _add_jobs(commands: Commands) -> None:
     )
     parser.add_argument("queue", metavar="QUEUE")
     parser.add_argument("--state", choices=[state.value for state in State], help="only jobs of this state")
-    parser.add_argument("--limit", type=_count, default=20, metavar="N", help="at most N of each state (20)")
+    parser.add_argument("--limit", type=whole_number, default=20, metavar="N", help="at most N of each state (20)")
     parser.add_argument("--after", metavar="CURSOR", help="go on where the last page ended; wants --state")
     parser.add_argument("--newest", action="store_true", help="the other way round")
     parser.add_argument("--json", action="store_true", help="as JSON")
@@ -48,7 +47,7 @@ def _add_add(commands: Commands) -> None:
     parser.add_argument("queue", metavar="QUEUE")
     parser.add_argument("name", metavar="NAME", help="says which handler works on it")
     parser.add_argument("data", nargs="?", metavar="JSON", help="its data; - reads it from the standard input")
-    parser.add_argument("--delay", type=_seconds, metavar="S", help="seconds before it may run")
+    parser.add_argument("--delay", type=seconds, metavar="S", help="seconds before it may run")
     parser.add_argument("--priority", type=int, metavar="N", help="1 runs first; 0, the default, before all of them")
     parser.add_argument("--job-id", metavar="ID", help="an id of your own: a second add of it changes nothing")
     parser.add_argument("--attempts", type=int, metavar="N", help="how often it is tried in all (1)")
@@ -61,22 +60,6 @@ def _add_retry(commands: Commands) -> None:
     parser.add_argument("--all-failed", metavar="QUEUE", help="all failed jobs of a queue")
     parser.add_argument("--data", metavar="JSON", help="other data for the job; - reads it from the standard input")
     parser.add_argument("--reset-attempts", action="store_true", help="count its attempts from 1 again")
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 100_000):
-        raise argparse.ArgumentTypeError(f"a whole number between 1 and 100,000 is wanted, not {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise argparse.ArgumentTypeError(f"seconds are wanted, as in 30 or 0.5, not {text!r}")
-    return seconds
 
 
 # -------------------------------------------------------------------- jobs

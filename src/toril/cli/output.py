@@ -13,7 +13,7 @@ from typing import Any, Final, TextIO, cast
 from toril.settings import mask_text
 
 _CODES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
-_COLOURED = re.compile(r"\x1b\[\d+m(.*?)\x1b\[0m", re.DOTALL)
+_OURS = re.compile(r"(\x1b\[(?:0|1|2|31|32|33|36)m)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 STATE_COLOURS: Final = {
     "active": "cyan",
@@ -68,10 +68,9 @@ class Screen:
         self.line()
         self.line(self.style(text, "bold"))
 
-    def style(self, text: str, *styles: str | None) -> str:
+    def style(self, text: str, style: str | None) -> str:
         """Text in a colour, where there are colours."""
-        codes = [_CODES[style] for style in styles if style]
-        return f"\x1b[{';'.join(codes)}m{text}\x1b[0m" if self._colour and codes and text else text
+        return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if self._colour and style and text else text
 
     def state(self, state: str) -> str:
         """The name of a state or level in its colour."""
@@ -109,7 +108,8 @@ class Screen:
 
     def json(self, value: Any) -> None:
         """Print a value as JSON."""
-        self._print(self._out, json.dumps(plain(value), ensure_ascii=False, indent=2))
+        text = json.dumps(plain(value), ensure_ascii=False, indent=2)
+        self._out.write(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
     def flush(self) -> None:
         """Send what is printed."""
@@ -118,8 +118,7 @@ class Screen:
 
     def _folded(self, text: str, indent: int) -> list[str]:
         blank = " " * indent
-        visible = _COLOURED.sub(r"\1", text)
-        if self._width is None or len(visible) + indent <= self._width or visible != text:
+        if self._width is None or len(_OURS.sub("", text)) + indent <= self._width:
             return [blank + text]
         return textwrap.wrap(
             text,
@@ -131,7 +130,9 @@ class Screen:
         )
 
     def _print(self, stream: TextIO, text: str) -> None:
-        stream.write(text.rstrip(" ") + "\n")
+        """Print text in which nothing but our own colours commands the terminal."""
+        parts = _OURS.split(text.rstrip(" ")) if self._colour else [text.rstrip(" ")]
+        stream.write("".join(part if n % 2 else printable(part) for n, part in enumerate(parts)) + "\n")
 
 
 def _row(cells: Sequence[str], widths: Sequence[int], right: Sequence[int]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from toril.cli.command import NOT_FOUND, OK, Call, Commands, job_ref, place_of
 from toril.cli.jobs import no_queue
-from toril.cli.output import counted, printable
+from toril.cli.output import counted
 from toril.cli.status import ready
 from toril.cli.times import ago, duration, moment, until
 from toril.model import Child, JobRecord, JobRef, QueueSummary, WorkerInfo
@@ -48,7 +48,7 @@ async def run(call: Call) -> int:
             return NOT_FOUND
         view = await _view(store, record, call.settings.workers_off())
     for sentence in explain(record, view):
-        call.screen.line(printable(sentence))
+        call.screen.line(sentence)
     return OK
 
 

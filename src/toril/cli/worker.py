@@ -15,7 +15,7 @@ from typing import Any
 from toril import __version__
 from toril.app import App
 from toril.cli import log
-from toril.cli.command import OK, UNFINISHED, Call, Commands, load_app
+from toril.cli.command import OK, UNFINISHED, Call, Commands, load_app, seconds, whole_number
 from toril.worker import Worker
 
 LAST_THREADS_S = 1.0
@@ -33,9 +33,9 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("app", nargs="?", metavar="MODULE:APP", help="the app, as in jobs:app (else TORIL_APP)")
     parser.add_argument("-q", "--queue", action="append", metavar="QUEUE", help="only this queue; may be repeated")
-    parser.add_argument("-c", "--concurrency", type=int, metavar="N", help="jobs at once, for each queue")
-    parser.add_argument("--grace", type=float, default=30, metavar="S", help="seconds that jobs have to end (30)")
-    parser.add_argument("--lock", type=float, default=30, metavar="S", help="seconds a lock holds unrenewed (30)")
+    parser.add_argument("-c", "--concurrency", type=whole_number, metavar="N", help="jobs at once, for each queue")
+    parser.add_argument("--grace", type=seconds, default=30, metavar="S", help="seconds that jobs have to end (30)")
+    parser.add_argument("--lock", type=seconds, default=30, metavar="S", help="seconds a lock holds unrenewed (30)")
     parser.add_argument("--name", default="", help="what the worker is called in `toril status`")
     parser.add_argument("--log-format", choices=("text", "json"), help="lines for people (times in UTC) or JSON")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="the least that is logged")
