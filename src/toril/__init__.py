@@ -31,10 +31,11 @@ from toril.model import Event, JobRecord, JobRef, QueueSettings
 from toril.options import Backoff, JobOptions, Keep, RateLimit
 from toril.queue import Queue
 from toril.states import State
+from toril.version import VERSION
 from toril.wishes import AwaitChildren, Delay, Throttle
 from toril.worker import Served, Worker
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "App",

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -213,6 +212,8 @@ def _pyproject(directory: Path) -> _Project:
     file = next((file for file in files if os.path.isfile(file)), None)  # Path.is_file raises where it may not look
     if file is None:
         return _Project()
+    import tomllib  # only who has a pyproject.toml pays for it
+
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -29,7 +29,7 @@ def run(call: Call) -> int:
         call.screen.json({name: {"value": _value(settings, name), "origin": settings.origins[name]} for name in NAMES})
         return OK
     rows = [[name, _shown(_value(settings, name)), settings.origins[name]] for name in NAMES]
-    call.screen.table(["SETTING", "VALUE", "SAID BY"], rows, shrink=1)
+    call.screen.table(["SETTING", "VALUE", "SAID BY"], rows, shrink=[1])
     for name, origin in _per_queue(settings):
         call.screen.line(f"{name}={settings.environ[name]} {origin}")
     if settings.implicit and settings.environment == "production":

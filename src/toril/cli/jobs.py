@@ -109,12 +109,12 @@ def _print_page(call: Call, state: State, page: Page[JobRecord], now_ms: int) ->
             record.name,
             f"{record.attempts_made}/{record.options.attempts}",
             ago(_when(record), now_ms),
-            state.value,
         ]
         for record in page.items
     ]
     below = {n: record.reason for n, record in enumerate(page.items) if record.reason and state is State.FAILED}
-    screen.table(["ID", "NAME", "TRIED", "WHEN", "STATE"], rows, shrink=1, below=below)
+    screen.line(screen.state(state))
+    screen.table(["ID", "NAME", "TRIED", "WHEN"], rows, shrink=[1], below=below)
     if page.next is not None:
         newest = " --newest" if call.args.newest else ""
         screen.line(f"more: toril jobs {call.args.queue} --state {state} --after {page.next}{newest}")

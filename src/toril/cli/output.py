@@ -15,6 +15,7 @@ from toril.settings import mask_text
 _CODES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 _OURS = re.compile(r"(\x1b\[(?:0|1|2|31|32|33|36)m)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+NARROWEST: Final = 12
 STATE_COLOURS: Final = {
     "active": "cyan",
     "completed": "green",
@@ -84,15 +85,15 @@ class Screen:
         rows: Sequence[Sequence[str]],
         *,
         right: Sequence[int] = (),
-        shrink: int | None = None,
+        shrink: Sequence[int] = (),
         below: Mapping[int, str] | None = None,
     ) -> None:
-        """Print columns: those in `right` are numbers; `shrink` is cut first; `below` are lines under rows."""
+        """Print columns: those in `right` are numbers; those in `shrink` are cut where there is no room; `below` are lines under rows."""
         cells = [[printable(cell) for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-        if self._width is not None and shrink is not None:
-            surplus = sum(widths) + 2 * (len(widths) - 1) - self._width
-            widths[shrink] = max(8, widths[shrink] - max(0, surplus))
+        for column in shrink:
+            surplus = 0 if self._width is None else sum(widths) + 2 * (len(widths) - 1) - self._width
+            widths[column] -= max(0, min(surplus, widths[column] - NARROWEST))
         self._print(self._out, self.style(_row(header, widths, right), "bold"))
         for n, row in enumerate(cells):
             self._print(self._out, self._tinted(_row(row, widths, right), row))

@@ -103,7 +103,7 @@ def _print_queues(
         for summary in summaries
     ]
     header = ["QUEUE", *(_COLUMNS[state] for state in states), "OLDEST"]
-    screen.table(header, rows, right=range(1, len(header)), shrink=0)
+    screen.table(header, rows, right=range(1, len(header)), shrink=[0])
     for summary in summaries:
         for remark in remarks(summary, workers, now_ms):
             screen.line(f"{summary.name}: {remark}")
@@ -124,7 +124,7 @@ def _print_workers(screen: Screen, workers: Sequence[WorkerInfo], now_ms: int) -
         ]
         for worker in workers
     ]
-    screen.table(["WORKER", "QUEUES", "RUNS", "STARTED", "SEEN", "STATE"], rows, right=[2], shrink=1)
+    screen.table(["WORKER", "QUEUES", "RUNS", "STARTED", "SEEN", "STATE"], rows, right=[2], shrink=[1, 0])
 
 
 def _queue_json(summary: QueueSummary, workers: Sequence[WorkerInfo], now_ms: int) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from toril.clock import reached
@@ -22,6 +21,7 @@ from toril.ids import check_queue_name
 from toril.model import Claim, JobRef, Released, Settlement, WorkerInfo
 from toril.options import Duration, RateLimit, to_ms
 from toril.store import Store
+from toril.version import VERSION
 from toril.worker.announcer import TTL_MS, Announcer
 from toril.worker.capacity import Capacity
 from toril.worker.claimer import Claimer
@@ -176,7 +176,7 @@ class Worker:
             ttl_ms=TTL_MS,
             running=0 if self._running is None else len(self._running),
             state=self._state,
-            version=_version(),
+            version=VERSION,
         )
 
     @property
@@ -338,10 +338,3 @@ def _served(
         raise ConfigError(f"a worker of queue {queues!r} needs a process function")
     table = HandlerTable(catch_all=registered(None, process))
     return (Served(queues, table, concurrency, limiter),)
-
-
-def _version() -> str:
-    try:
-        return version("toril")
-    except PackageNotFoundError:
-        return ""
