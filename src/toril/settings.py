@@ -164,7 +164,7 @@ class _Sources:
     def text(self, key: str, variables: tuple[str, ...], default: str | None) -> tuple[Any, str]:
         value, origin = self.find(key, variables) or (default, DEFAULT)
         if origin == PROJECT and (not isinstance(value, str) or not value):
-            raise ConfigError(f"{key} in {self.project.file} must be text, not {value!r}")
+            raise ConfigError(f"{key} in {self.project.file} must be text, not {mask_text(repr(value))}")
         return value, origin
 
     def switch(self, key: str, variables: tuple[str, ...]) -> tuple[bool, str]:

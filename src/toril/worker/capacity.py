@@ -19,6 +19,7 @@ class _Queue:
     limiter: RateLimit | None
     free: int
     ripe: bool = True  # whether asking it may bring something
+    rung: bool = False  # whether the bell has rung since it was last asked
     until_ms: int | None = None  # when it becomes ripe by itself
 
 
@@ -42,6 +43,7 @@ class Capacity:
             if queue.ripe and queue.free > 0:
                 slots.append(Slots(queue.name, queue.free, queue.limiter))
                 queue.free = 0
+                queue.rung = False
         if not slots:
             return None
         return Wanted(self._worker, f"{self._worker}:{next(self._tokens)}", self._lock_ms, tuple(slots))
@@ -55,10 +57,10 @@ class Capacity:
             queue = self._queues[slots.queue]
             queue.free += slots.free - taken.get(slots.queue, 0)
             idle = None if claimed is None else claimed.idle.get(slots.queue)
-            if idle is not None:
-                queue.ripe, queue.until_ms = False, idle.until_ms
-                if idle.until_ms is not None:
-                    self.changed.set()
+            if idle is not None:  # what rang while the question was under way may have come after the look
+                queue.ripe, queue.until_ms = queue.rung, idle.until_ms
+            if queue.ripe or queue.until_ms is not None:
+                self.changed.set()
 
     def freed(self, name: str) -> None:
         """A job's slot is free again."""
@@ -70,7 +72,8 @@ class Capacity:
     def rung(self, names: Iterable[str]) -> None:
         """Something may have come into these queues."""
         for name in names:
-            self._queues[name].ripe = True
+            queue = self._queues[name]
+            queue.ripe = queue.rung = True
         self.changed.set()
 
     def ripen(self, now_ms: int) -> int | None:

@@ -19,7 +19,7 @@ from toril.handlers import Context, HandlerTable, Registered
 from toril.model import Claim, Completed, Failed, Outcome, Released, Retried, Settlement
 from toril.options import DEFAULT_BACKOFF, Backoff, Strategy, to_ms
 from toril.wirejson import decode
-from toril.worker.decide import decide_error, decide_value
+from toril.worker.decide import decide_error, decide_value, describe, stack_of
 from toril.worker.reporter import Reports
 from toril.worker.running import Run, Running
 
@@ -110,7 +110,7 @@ class Executor:
     async def _call(self, run: Run, handler: Registered, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if handler.is_async:
             return await handler.function(*args, **kwargs)
-        call = functools.partial(contextvars.copy_context().run, handler.function, *args, **kwargs)
+        call = functools.partial(contextvars.copy_context().run, _in_thread, handler.function, args, kwargs)
         value = await asyncio.get_running_loop().run_in_executor(self._threads, call)
         return await value if inspect.isawaitable(value) else value
 
@@ -144,11 +144,14 @@ class Executor:
         if retry and claim.attempt < claim.options.attempts:
             try:
                 after_ms = await self._after_ms(table, claim, error)
-            except Exception as broken:
-                log.exception("the backoff of %s failed: its default is taken", claim.ref)
+            except BaseException as broken:
+                log.exception("the backoff of %s failed: the default one is taken", claim.ref)
                 after_ms = DEFAULT_BACKOFF.draw_ms(claim.attempt, self._rng)
                 error.add_note(f"its backoff failed too: {broken!r}")
-        return decide_error(claim, error, self._clock.now_ms(), after_ms=after_ms, retry=retry)
+        try:
+            return decide_error(claim, error, self._clock.now_ms(), after_ms=after_ms, retry=retry)
+        except Exception as broken:  # a wish of the user's own that cannot be granted
+            return Failed(f"the handler's wish cannot be granted: {describe(broken)}", stack_of(broken))
 
     async def _after_ms(self, table: HandlerTable, claim: Claim, error: BaseException) -> int | None:
         """How long to wait before the next try; None to give up."""
@@ -195,6 +198,14 @@ class Executor:
 
 
 _LEVELS: dict[type, int] = {Completed: logging.INFO, Retried: logging.WARNING, Failed: logging.ERROR}
+
+
+def _in_thread(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a plain function. A future cannot hold a StopIteration: it would end the wait for it, and nobody would know."""
+    try:
+        return function(*args, **kwargs)
+    except StopIteration as error:
+        raise RuntimeError(f"the handler raised StopIteration: {error}") from error
 
 
 def _is_retried(handler: Registered, error: BaseException) -> bool:
