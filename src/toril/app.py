@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
@@ -14,7 +15,7 @@ from toril.connect import connect
 from toril.errors import ConfigError
 from toril.handlers import AsyncHandler, Context, HandlerTable, SyncHandler, registered
 from toril.ids import IdSource, draw_id
-from toril.options import Backoff, Duration, JobOptions, RateLimit, Strategy
+from toril.options import Backoff, Duration, JobOptions, RateLimit, Strategy, merged
 from toril.queue import Queue
 from toril.settings import Settings
 from toril.store import Store
@@ -119,10 +120,10 @@ class AppQueue(Queue):
     async def _before_add(self) -> None:
         self._app.say_where()
         if not self._settings_sent:
-            self._settings_sent = True
             settings = await self.store.settings(self.name)
             if settings.max_waiting != self.max_waiting:
                 await self.store.configure(self.name, replace(settings, max_waiting=self.max_waiting))
+            self._settings_sent = True
 
 
 class App:
@@ -150,6 +151,7 @@ class App:
         self.ids = ids
         self._clock = clock
         self._store = store
+        self._implicit = self.settings.implicit and store is None
         self._keys = keys
         self._defaults = defaults
         self._said_where = False
@@ -204,7 +206,7 @@ class App:
             limiter=limiter,
             max_waiting=max_waiting,
             keys=self._keys,
-            defaults={**self._defaults, **defaults},
+            defaults=merged(self._defaults, defaults),
         )
         self.queues[name] = queue
         return queue
@@ -253,8 +255,9 @@ class App:
         if self._said_where:
             return
         self._said_where = True
-        if self.settings.implicit and self._store is not None and self._store.kind == "sqlite":
-            log.info("jobs are kept in %s (set TORIL_URL for another place)", self._store.place)
+        if self._implicit and self._store is not None:
+            # A warning, so that a plain script shows it: nobody has chosen this place.
+            log.warning("jobs are kept in %s (set TORIL_URL for another place)", self._store.place)
         if not self.settings.enable_workers:
             origin = self.settings.origins["enable_workers"]
             log.warning(
@@ -268,6 +271,7 @@ class App:
         if self.settings.environment != "production" and self.settings.enable_workers and self._served_queues():
             self._worker = self.worker()
             self._embedded = asyncio.create_task(self._worker.run())
+            self._embedded.add_done_callback(_say_why_it_ended)
             await asyncio.sleep(0)
         return self
 
@@ -280,9 +284,11 @@ class App:
             await embedded
         await self.close()
 
-    def lifespan(self, _: object = None) -> App:
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: object = None) -> AsyncIterator[None]:
         """For frameworks that take a lifespan: `FastAPI(lifespan=app.lifespan)`."""
-        return self
+        async with self:
+            yield
 
     async def close(self) -> None:
         """Give back the store's connections and threads. The app opens again when it is used again."""
@@ -291,6 +297,13 @@ class App:
 
     def _served_queues(self) -> Mapping[str, AppQueue]:
         return {name: queue for name, queue in self.queues.items() if _has_handlers(queue)}
+
+
+def _say_why_it_ended(worker: asyncio.Task[int]) -> None:
+    """A worker inside an app that ends by an error must be heard of before the app is closed."""
+    error = None if worker.cancelled() else worker.exception()
+    if error is not None:
+        log.error("the worker inside the app has ended, and jobs are only stored from now on: %s", error)
 
 
 def _has_handlers(queue: AppQueue) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast
+from types import UnionType
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Union, Unpack, cast, get_args, get_origin
 
 from toril.errors import ConfigError
 from toril.job import Call, Job
@@ -13,6 +14,7 @@ from toril.model import Child, Claim, JobRef
 from toril.options import JobOptions, Strategy
 from toril.parameters import Parameters, parameters_of
 from toril.wirejson import Json, decode, encode
+from toril.wishes import Wish
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -139,6 +141,7 @@ class Registered:
     function: Callable[..., Any]
     parameters: Parameters
     is_async: bool
+    returns: Any = Any  # what its result is read as: its return type without wishes
     retry_on: tuple[type[BaseException], ...] = (Exception,)
     give_up_on: tuple[type[BaseException], ...] = ()
 
@@ -204,9 +207,20 @@ def registered(
         parameters=parameters,
         is_async=inspect.iscoroutinefunction(function)
         or inspect.iscoroutinefunction(getattr(function, "__call__", None)),  # noqa: B004
+        returns=_without_wishes(parameters.returns),
         retry_on=(Exception,) if retry_on is None else tuple(retry_on),
         give_up_on=tuple(give_up_on),
     )
+
+
+def _without_wishes(annotation: Any) -> Any:
+    """A return type less the wishes in it, which are never a result."""
+    if isinstance(annotation, type) and issubclass(annotation, Wish):
+        return None
+    if get_origin(annotation) not in (Union, UnionType):
+        return annotation
+    results = [member for member in get_args(annotation) if not (isinstance(member, type) and issubclass(member, Wish))]
+    return Union[tuple(results)] if results else None  # noqa: UP007 - made from a list
 
 
 # -------------------------------------------------------------------- a handler as people see it
@@ -245,7 +259,7 @@ class Handler(Generic[P, R]):
             QueueFull: the queue admits no more.
             StoreUnavailable: the store cannot be reached; nothing is known to be stored, and repeating is safe.
         """
-        return await self._queue.add_call(self.call(*args, **kwargs), self._handler.parameters.returns)
+        return await self._queue.add_call(self.call(*args, **kwargs), self._handler.returns)
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
         """The same job, to be added later with others by `add_many`."""
@@ -266,7 +280,7 @@ class WithOptions(Generic[P, R]):
 
     async def add(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """As `Handler.add`, with the options."""
-        return await self._queue.add_call(self.call(*args, **kwargs), self._handler.parameters.returns)
+        return await self._queue.add_call(self.call(*args, **kwargs), self._handler.returns)
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
         """As `Handler.call`, with the options."""

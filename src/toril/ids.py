@@ -90,6 +90,23 @@ def check_job_id(job_id: str) -> str:
     return job_id
 
 
+def check_job_name(name: str) -> str:
+    """Return `name` if jobs may be called so.
+
+    Raises:
+        InvalidJob: it is empty, too long, or contains a control character.
+    """
+    if not isinstance(name, str):
+        raise InvalidJob(f"a job's name is text, not {name!r}")
+    if not name:
+        raise InvalidJob("the job's name is empty: it says which handler works on it")
+    if len(name.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
+        raise InvalidJob(f"the job's name {name[:40]!r}… is longer than {MAX_ID_BYTES} bytes")
+    if _CONTROL.search(name) or any("\ud800" <= c <= "\udfff" for c in name):
+        raise InvalidJob(f"the job's name {name!r} contains a control character or half a surrogate pair: remove it")
+    return name
+
+
 def check_queue_name(name: str) -> str:
     """Return `name` if a queue may be called so.
 

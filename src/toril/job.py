@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from toril.errors import JobFailed, JobNotFound, ResultTimeout, WrongState
 from toril.model import Answer, Child, Event, JobRecord, JobRef, LogPage, Update
-from toril.options import Duration, JobOptions, to_ms
+from toril.options import Duration, JobOptions, check_priority, to_ms
 from toril.shapes import reader
 from toril.states import FINISHED, State
 from toril.store import Store
@@ -147,8 +147,8 @@ class Job(Generic[R]):
         await self._update(Update(self.ref, data=encode(data)))
 
     async def change_priority(self, priority: int, *, lifo: bool = False) -> None:
-        """Let it run sooner or later than others. Raises JobNotFound."""
-        await self._update(Update(self.ref, priority=priority, lifo=lifo))
+        """Let it run sooner or later than others. Raises JobNotFound, ConfigError."""
+        await self._update(Update(self.ref, priority=check_priority(priority), lifo=lifo))
 
     async def change_delay(self, delay: Duration) -> None:
         """Count its delay anew from now. Raises JobNotFound; WrongState when it is not delayed."""

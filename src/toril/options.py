@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, TypedDict
+from typing import Any, Final, TypedDict, cast
 
 from toril.errors import ConfigError
 
@@ -228,6 +228,21 @@ class Options:
 
 
 DEFAULT_OPTIONS: Final = Options()
+
+
+_OTHER_NAMES = {"attempts": "retries", "retries": "attempts", "delay": "at", "at": "delay"}
+
+
+def merged(defaults: JobOptions, given: JobOptions) -> JobOptions:
+    """Options with what was given in place of the defaults, also where the same thing has another name."""
+    overruled = {_OTHER_NAMES.get(name, "") for name in given} - given.keys()
+    both = {**{name: value for name, value in defaults.items() if name not in overruled}, **given}
+    return cast(JobOptions, both)
+
+
+def check_priority(priority: int) -> int:
+    """Return a priority that can be. Raises ConfigError for one that cannot."""
+    return _integer({"priority": priority}, "priority", 0, 0, MAX_PRIORITY)
 
 
 def resolve(given: JobOptions, now_ms: int) -> Options:

@@ -47,6 +47,7 @@ class _Call:
 class Parameters:
     """Reads a job's data into a call of its handler, and writes a call as a job's data.
 
+    `takes_data`: some parameter is read from the job's data.
     `takes_context`: the handler wants its context as first argument, in front of what `read` returns.
     `injected`: the parameters the worker fills in, by name, with their defaults.
     `returns`: the handler's return annotation, Any when it has none.
@@ -69,6 +70,7 @@ class Parameters:
         self.injected = injected
         self.returns = returns
         self.required = tuple(member.wire for member in members if member.required)
+        self.takes_data = bool(members) or payload is not None or call.rest is not None
         self._call = call
         self._members = {member.name: member for member in members}
         self._payload = payload

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Final, Unpack
 
 from toril.errors import InvalidJob
-from toril.ids import IdSource, check_job_id, check_queue_name, draw_id
+from toril.ids import IdSource, check_job_id, check_job_name, check_queue_name, draw_id
 from toril.job import Call, Job
 from toril.model import (
     Answer,
@@ -23,7 +23,7 @@ from toril.model import (
     Unit,
     WorkerInfo,
 )
-from toril.options import Duration, JobOptions, resolve, to_ms
+from toril.options import Duration, JobOptions, merged, resolve, to_ms
 from toril.shapes import to_json
 from toril.states import State
 from toril.store import MAX_UNIT_BYTES, MAX_UNIT_JOBS, Producer, Store
@@ -173,14 +173,13 @@ class Queue:
         job_id, nonce = None, None
         if given:
             job_id = given.get("job_id")
-            options = resolve({**self.defaults, **given}, now_ms)
+            options = resolve(merged(self.defaults, given), now_ms)
         if job_id is None:
             job_id = self._ids()
         else:
             check_job_id(job_id)
             nonce = self._ids()
-        if not call.name:
-            raise InvalidJob("the job's name is empty: it says which handler works on it")
+        check_job_name(call.name)
         data = encode(to_json(call.data), "data", options.size_limit)
         return NewJob(self.name, call.name, job_id, data, options, now_ms, nonce)
 
@@ -320,7 +319,7 @@ class Queue:
 def _call(given: Addable) -> Call:
     if isinstance(given, Call):
         return given
-    if isinstance(given, str) or not 2 <= len(given) <= 3:
+    if not isinstance(given, tuple | list) or not 2 <= len(given) <= 3:
         raise InvalidJob(f"add_many takes calls, (name, data) or (name, data, options), not {given!r}")
     return Call(*given)
 

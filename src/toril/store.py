@@ -1,4 +1,4 @@
-"""The seam: what every store can do, in six small protocols.
+"""The seam: what every store can do, in small protocols.
 
 A caller asks for the smallest part that will do: a worker's loop takes a `Consumer`, a dashboard an `Inspector`.
 Verbs take and return the frozen data of `toril.model`. Rules that hold for all of them:

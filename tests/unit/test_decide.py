@@ -97,8 +97,9 @@ def test_what_a_handler_raises_decides(
         assert outcome.after_ms == after_ms
     if isinstance(outcome, Retried | Failed):
         assert outcome.reason == describe(error)
-        assert type(error).__name__ in outcome.stack
-        assert "in raised" in outcome.stack
+        said_by_us = isinstance(error, InvalidData | UnknownJob)  # which need no stack
+        assert (type(error).__name__ in outcome.stack) is not said_by_us
+        assert ("in raised" in outcome.stack) is not said_by_us
 
 
 def test_the_reason_is_the_message_and_the_type_where_there_is_none() -> None:
@@ -123,7 +124,7 @@ def test_a_reason_is_text_that_every_store_takes() -> None:
 def test_reasons_and_stacks_are_bounded() -> None:
     def deeper(n: int) -> None:
         if n:
-            deeper(n - 1) if n % 2 else deeper(n - 1)
+            deeper(n - 1)
         raise ValueError("x" * 100_000)
 
     with pytest.raises(ValueError) as caught:  # noqa: PT011

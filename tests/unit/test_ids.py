@@ -42,7 +42,7 @@ def test_the_ids_of_one_source_rise_strictly() -> None:
 def test_ids_still_rise_when_the_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
     source = TimeOrderedIds()
     first = source()
-    monkeypatch.setattr(ids.time, "time_ns", lambda: 1_000_000_000)
+    monkeypatch.setattr("toril.ids.time.time_ns", lambda: 1_000_000_000)
 
     assert source() > first
 
@@ -133,7 +133,7 @@ def test_a_queue_name_holds_nothing_that_means_something_in_a_key(name: str) -> 
 
 
 def test_a_queue_name_is_neither_empty_nor_endless() -> None:
-    with pytest.raises(InvalidJob, match="^the queue name is empty$"):
+    with pytest.raises(InvalidJob, match=r"^the queue name is empty$"):
         check_queue_name("")
-    with pytest.raises(InvalidJob, match="is longer than 512 bytes$"):
+    with pytest.raises(InvalidJob, match=r"is longer than 512 bytes$"):
         check_queue_name("x" * 513)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -37,7 +37,7 @@ YEAR_S = 365 * 24 * 3600
 
 
 def resolved(**options: Any) -> Options:
-    return resolve(JobOptions(**options), NOW_MS)
+    return resolve(cast(JobOptions, options), NOW_MS)
 
 
 # ------------------------------------------------------------------ durations
@@ -84,17 +84,20 @@ def test_a_duration_is_seconds_or_a_timedelta(duration: Any) -> None:
 
 def test_no_options_are_the_defaults_said_once() -> None:
     assert resolved() is DEFAULT_OPTIONS
-    assert DEFAULT_OPTIONS == Options(
-        delay_ms=0,
-        priority=0,
-        lifo=False,
-        attempts=1,
-        backoff=None,
-        keep_completed=Keep(1000, DAY_MS),
-        keep_failed=Keep(5000, 7 * DAY_MS),
-        keep_result_ms=10 * MINUTE_MS,
-        keep_logs=1000,
-        size_limit=1024 * 1024,
+    assert (
+        Options(
+            delay_ms=0,
+            priority=0,
+            lifo=False,
+            attempts=1,
+            backoff=None,
+            keep_completed=Keep(1000, DAY_MS),
+            keep_failed=Keep(5000, 7 * DAY_MS),
+            keep_result_ms=10 * MINUTE_MS,
+            keep_logs=1000,
+            size_limit=1024 * 1024,
+        )
+        == DEFAULT_OPTIONS
     )
 
 
@@ -186,7 +189,7 @@ def test_at_wants_a_time_zone() -> None:
 
 
 def test_delay_and_at_are_not_given_together() -> None:
-    with pytest.raises(ConfigError, match="^give delay or at, not both$"):
+    with pytest.raises(ConfigError, match=r"^give delay or at, not both$"):
         resolved(delay=1, at=datetime(2030, 1, 1, tzinfo=UTC))
 
 
@@ -308,7 +311,7 @@ def test_without_jitter_a_wait_is_exact() -> None:
 
 @pytest.mark.parametrize("jitter", [-0.1, 1.1, math.nan, True])
 def test_jitter_lies_between_0_and_1(jitter: float) -> None:
-    with pytest.raises(ConfigError, match="^jitter must be between 0 and 1, not "):
+    with pytest.raises(ConfigError, match=r"^jitter must be between 0 and 1, not "):
         Backoff.fixed(1, jitter=jitter)
 
 
@@ -361,8 +364,8 @@ def test_a_keep_rule_that_means_nothing_is_refused_with_all_that_do(wrong: Any) 
 
 
 def test_finished_jobs_stay_by_default_for_a_day_and_a_week() -> None:
-    assert KEEP_COMPLETED == Keep(count=1_000, age_ms=DAY_MS)
-    assert KEEP_FAILED == Keep(count=5_000, age_ms=7 * DAY_MS)
+    assert Keep(count=1_000, age_ms=DAY_MS) == KEEP_COMPLETED
+    assert Keep(count=5_000, age_ms=7 * DAY_MS) == KEEP_FAILED
 
 
 # ------------------------------------------------------------------ rates
@@ -375,5 +378,5 @@ def test_a_rate_is_per_second_unless_it_says_otherwise() -> None:
 
 @pytest.mark.parametrize(("jobs", "per"), [(0, 1), (-1, 1), (1, 0), (True, 1)])
 def test_a_rate_wants_at_least_one_job_per_millisecond(jobs: int, per: float) -> None:
-    with pytest.raises(ConfigError, match="^a rate limit wants at least 1 job per at least 1 ms, not "):
+    with pytest.raises(ConfigError, match=r"^a rate limit wants at least 1 job per at least 1 ms, not "):
         RateLimit(jobs, per=per)

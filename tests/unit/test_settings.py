@@ -173,6 +173,7 @@ def test_a_value_that_cannot_be_is_refused_with_its_variable(
         ("enable-workers = 'perhaps'", "enable-workers in .*pyproject.toml must be true or false"),
         ("worker-concurrency = true", "worker-concurrency in .*pyproject.toml must be a whole number"),
         ("url = 7", "url in .*pyproject.toml must be text, not 7"),
+        ("url = ['redis://:pw@h']", r"must be text, not \['redis://:\*\*\*@h'\]"),
         ("url = ", "pyproject.toml cannot be read"),
     ],
 )

@@ -76,7 +76,7 @@ def test_keys_are_text(key: Any) -> None:
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", 1j, {"a": object()}, [b"x"]])
 def test_what_json_has_no_form_for_is_refused(value: Any) -> None:
-    with pytest.raises(InvalidJob, match="^data is not JSON: "):
+    with pytest.raises(InvalidJob, match=r"^data is not JSON: "):
         encode(value)
 
 
@@ -86,7 +86,7 @@ def test_what_is_too_deep_is_refused(depth: int) -> None:
     for _ in range(depth):
         deep = [deep]
 
-    with pytest.raises(InvalidJob, match="^data is nested too deeply, or contains itself$"):
+    with pytest.raises(InvalidJob, match=r"^data is nested too deeply, or contains itself$"):
         encode(deep)
 
 
@@ -94,7 +94,7 @@ def test_what_contains_itself_is_refused() -> None:
     ring: dict[str, Any] = {}
     ring["ring"] = ring
 
-    with pytest.raises(InvalidJob, match="^data is nested too deeply, or contains itself$"):
+    with pytest.raises(InvalidJob, match=r"^data is nested too deeply, or contains itself$"):
         encode(ring)
 
 
@@ -109,7 +109,7 @@ def test_what_passes_when_it_is_written_passes_when_it_is_read() -> None:
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb"])
 def test_half_a_surrogate_pair_is_refused_in_values_and_keys(text: str) -> None:
     for value in (text, {"a": text}, {text: 1}, [[text]]):
-        with pytest.raises(InvalidJob, match="^data is not JSON: .*surrogate"):
+        with pytest.raises(InvalidJob, match=r"^data is not JSON: .*surrogate"):
             encode(value, limit=100)
 
 
@@ -131,7 +131,7 @@ def test_the_limit_counts_bytes_of_utf_8() -> None:
 
 
 def test_a_message_names_what_was_to_be_written() -> None:
-    with pytest.raises(InvalidJob, match="^progress is nan"):
+    with pytest.raises(InvalidJob, match=r"^progress is nan"):
         encode(math.nan, "progress")
 
 

@@ -48,5 +48,5 @@ def test_a_wish_that_cannot_be_is_refused_where_it_is_made(wrong: Any) -> None:
 
 
 def test_a_delay_until_a_moment_wants_a_time_zone() -> None:
-    with pytest.raises(ConfigError, match="^Delay wants a datetime with a time zone, not "):
+    with pytest.raises(ConfigError, match=r"^Delay wants a datetime with a time zone, not "):
         Delay(datetime(2030, 1, 1))

@@ -28,6 +28,7 @@ class Announcer:
             try:
                 await self._store.announce(self._info())
             except StoreUnavailable as error:
-                await self._outage.pause(error)
+                await self._outage.pause("announce", error)
                 continue
+            self._outage.over("announce")
             await self._clock.sleep_ms(EVERY_MS)

@@ -31,12 +31,12 @@ class Capacity:
         self._lock_ms = lock_ms
         self._tokens = itertools.count()
         self._queues = {name: _Queue(name, limiter, free) for name, free, limiter in queues}
-        self._closed = False
+        self.closed = False
         self.changed = asyncio.Event()  # set when the claimer has something to do, or another moment to wait for
 
     def wanted(self) -> Wanted | None:
         """A wish for all that there is room for in queues that may have something; None when there is none."""
-        if self._closed:
+        if self.closed:
             return None
         slots: list[Slots] = []
         for queue in self._queues.values():
@@ -89,5 +89,5 @@ class Capacity:
 
     def close(self) -> None:
         """Want no more jobs."""
-        self._closed = True
+        self.closed = True
         self.changed.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
@@ -60,13 +61,14 @@ class Claimer:
         try:
             claimed = await asyncio.shield(flight)
         except asyncio.CancelledError:
-            self._give_back((await flight).claims)
+            with contextlib.suppress(StoreUnavailable):
+                self._give_back((await flight).claims)
             raise
         except StoreUnavailable as error:
             self._capacity.brought(wanted, None)
-            await self._outage.pause(error)
+            await self._outage.pause("claim", error)
             return
-        self._outage.over()
+        self._outage.over("claim")
         self._capacity.brought(wanted, claimed)
         self._start(claimed.claims)
 
@@ -91,7 +93,8 @@ class Claimer:
             try:
                 woken = await self._store.wait(self._worker, self._queues, None)
             except StoreUnavailable as error:
-                await self._outage.pause(error)
+                await self._outage.pause("wait", error)
                 self._capacity.rung(self._queues)  # who knows what rang meanwhile
             else:
+                self._outage.over("wait")
                 self._capacity.rung(woken.queues)

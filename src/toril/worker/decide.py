@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import os
 import traceback
+from types import TracebackType
 
-from toril.errors import InvalidData, InvalidJob, Unrecoverable
+from toril.errors import InvalidData, InvalidJob, UnknownJob, Unrecoverable
 from toril.model import Claim, Completed, Failed, Outcome, Retried
 from toril.shapes import to_json
 from toril.wirejson import encode
@@ -12,6 +15,8 @@ from toril.wishes import Wish
 
 MAX_REASON = 4_000
 MAX_STACK = 16_000
+
+_OWN_FOLDERS = (os.path.dirname(__file__), os.path.dirname(concurrent.futures.__file__))
 
 
 def decide_value(value: object, now_ms: int) -> Outcome:
@@ -52,16 +57,31 @@ def describe(error: BaseException) -> str:
         text = str(error)
     except Exception as broken:  # a __str__ of the user's that fails must not hide the error
         text = f"<its message cannot be printed: {type(broken).__name__}>"
+    if isinstance(error, KeyError):  # whose message is the key alone
+        text = f"KeyError: {text}"
     return clean(text[:MAX_REASON]) or type(error).__name__
 
 
 def stack_of(error: BaseException) -> str:
-    """The traceback of an error, as Python prints it; the middle is left out of a long one."""
-    text = "".join(traceback.format_exception(error))
+    """The traceback of an error, as Python prints it, from the handler on; the middle is left out of a long one.
+
+    What Toril itself says of a job needs none.
+    """
+    if isinstance(error, InvalidData | UnknownJob):
+        return ""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None and _is_ours(trace):
+        trace = trace.tb_next
+    text = "".join(traceback.format_exception(type(error), error, trace))
     if len(text) <= MAX_STACK:
         return clean(text)
     half = MAX_STACK // 2
     return clean(f"{text[:half]}\n… {len(text) - MAX_STACK:,} characters left out …\n{text[-half:]}")
+
+
+def _is_ours(trace: TracebackType) -> bool:
+    """Whether a frame is the worker's, or a thread pool's."""
+    return trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDERS)
 
 
 def clean(text: str) -> str:

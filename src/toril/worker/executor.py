@@ -123,6 +123,8 @@ class Executor:
 
     def _warn_of_unknown(self, claim: Claim, handler: Registered, data: Any) -> None:
         """Say once per job name that a member of its data is dropped."""
+        if not handler.parameters.takes_data:  # it reads `ctx.data`, if anything
+            return
         for member in handler.parameters.unknown(data):
             key = (claim.ref.queue, claim.name, member)
             if key not in self._warned:
@@ -181,18 +183,19 @@ class Executor:
             "attempt": claim.attempt,
             "ms": ms,
         }
+        tries = f"attempt {claim.attempt}"
+        if claim.attempt <= claim.options.attempts:  # one that was retried by hand may have more
+            tries += f" of {claim.options.attempts}"
         match outcome:
             case Completed():
                 log.info("%s %s completed in %d ms", claim.ref, claim.name, ms, extra=extra)
             case Retried(after_ms=after_ms, reason=reason):
-                text = "%s %s will be tried again in %.1f s (attempt %d of %d): %s"
-                tries = (claim.attempt, claim.options.attempts)
-                log.warning(text, claim.ref, claim.name, after_ms / 1000, *tries, reason, extra=extra)
+                text = "%s %s will be tried again in %.1f s (%s): %s"
+                log.warning(text, claim.ref, claim.name, after_ms / 1000, tries, reason, extra=extra)
             case Failed(reason=reason, stack=stack):
-                text = "%s %s failed after %d ms (attempt %d of %d): %s%s"
+                text = "%s %s failed after %d ms (%s): %s%s"
                 trace = f"\n{stack.rstrip()}" if stack else ""
-                tries = (claim.attempt, claim.options.attempts)
-                log.error(text, claim.ref, claim.name, ms, *tries, reason, trace, extra=extra)
+                log.error(text, claim.ref, claim.name, ms, tries, reason, trace, extra=extra)
             case _:
                 log.debug("%s %s: %s", claim.ref, claim.name, outcome, extra=extra)
 

@@ -40,8 +40,9 @@ class Recoverer:
                     self._queues, max_stalled=self._max_stalled, interval_ms=self._interval_ms
                 )
             except StoreUnavailable as error:
-                await self._outage.pause(error)
+                await self._outage.pause("recover", error)
                 continue
+            self._outage.over("recover")
             for ref in recovered.requeued:
                 log.warning("%s stalled: its worker stopped renewing its lock; it will run again", ref)
             for ref in recovered.deferred:

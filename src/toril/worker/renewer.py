@@ -24,7 +24,7 @@ BLOCKED_S = 1.0
 
 
 class Renewer:
-    """Renews each lock at half its time.
+    """Renews each lock at a third of its time.
 
     Runs on a thread and loop of its own, so that a handler that blocks the worker's loop cannot stop it. With a turned
     clock it is one more task of the worker's loop.
@@ -38,6 +38,11 @@ class Renewer:
         self._running = running
         self._lock_ms = lock_ms
         self._lose = lose
+
+    @property
+    def busy(self) -> bool:
+        """Whether any job is in the worker's hands."""
+        return len(self._running) > 0
 
     async def run(self) -> None:
         while True:
@@ -103,7 +108,7 @@ class SideThread:
                 self._main.call_soon_threadsafe(self._beat)
             await asyncio.sleep(BEAT_S)
             blocked_s = time.monotonic() - self._beaten_at_s
-            if blocked_s > BLOCKED_S + BEAT_S and not self._told:
+            if blocked_s > BLOCKED_S + BEAT_S and not self._told and self._renewer.busy:
                 self._told = True
                 log.warning(
                     "the worker's loop has been blocked for %.1f s: no other job of this process can go on; "

@@ -89,9 +89,10 @@ class Reports:
             try:
                 for ref in await self._store.report(reports):
                     log.debug("%s is no longer ours: what it said was not recorded", ref)
+                self._outage.over("report")
                 break
             except StoreUnavailable as error:
-                await self._outage.pause(error)
+                await self._outage.pause("report", error)
         with self._lock:
             for report, _ in batch:
                 left = self.pending[report.claim.ref] - 1

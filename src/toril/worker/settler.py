@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
@@ -67,17 +68,24 @@ class Settler:
         try:
             settled = await asyncio.shield(flight)
         except asyncio.CancelledError:
-            self._note(batch, await flight, None)
+            with contextlib.suppress(StoreUnavailable):
+                self._note(batch, await flight, None)
+                await self._settle_rest()
             raise
         except StoreUnavailable as error:
             if wanted is not None:
                 self._capacity.brought(wanted, None)
             self._ready[:0] = batch
             self._something.set()
-            await self._outage.pause(error)
+            await self._outage.pause("settle", error)
             return
-        self._outage.over()
+        self._outage.over("settle")
         self._note(batch, settled, wanted)
+
+    async def _settle_rest(self) -> None:
+        """A last word at the end of the worker: hand back what the last answer brought."""
+        while batch := self._take():
+            self._note(batch, await self._store.settle(batch), None)
 
     def _note(self, batch: list[Settlement], settled: Settled, wanted: Wanted | None) -> None:
         again = self._unrecorded(batch, settled)
@@ -87,7 +95,7 @@ class Settler:
         for ref in settled.lost:
             log.warning("%s was not recorded: its lock expired, and another worker has it or has finished it", ref)
         claims = settled.claimed.claims if settled.claimed else ()
-        if wanted is None:
+        if wanted is None or self._capacity.closed:
             self._give_back(claims)
         else:
             self._capacity.brought(wanted, settled.claimed)

@@ -86,9 +86,9 @@ def _connect(place: Place) -> sqlite3.Connection:
     connection = sqlite3.connect(
         name, uri=True, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=512
     )
-    connection.execute("PRAGMA trusted_schema = 0")
+    patient(lambda: connection.execute("PRAGMA trusted_schema = 0"))
     connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute("PRAGMA cache_size = -16384")
+    patient(lambda: connection.execute("PRAGMA cache_size = -16384"))  # reads the file, which another may be making
     return connection
 
 
