@@ -139,7 +139,6 @@ async def test_a_lost_add_is_not_repeated_when_its_job_has_already_run_and_been_
     shown("the same with keep_completed=0 and a worker that was faster (SQLite)", size, f"{ADDS} runs", watch)
 
 
-@pytest.mark.xfail(reason="no receipt is kept of a job whose result is kept for no time", strict=True)
 async def test_a_lost_add_is_not_repeated_though_its_result_is_kept_for_no_time(path: Path, clock: TurnedClock) -> None:
     store = Deaf(path, clock, verb="add", lost={0})
     job = new_job(store, keep_completed=0, keep_result=0)
@@ -287,9 +286,6 @@ async def test_a_lost_settlement_gives_the_same_next_jobs_again(path: Path, cloc
 
 
 @pytest.mark.parametrize("verb", ["claim", "settle"])
-@pytest.mark.xfail(
-    reason="a worker repeats a lost wish under a new token, and its jobs wait for their lock", strict=True
-)
 async def test_a_worker_whose_answers_get_lost_runs_each_job_once_and_soon(path: Path, verb: str) -> None:
     store, ran = Deaf(path, verb=verb, lost={0, 1}), Counter[str]()
     await given_many(store, 30)

@@ -135,19 +135,16 @@ def test_an_idle_worker_picks_up_a_job_at_once(hired: Crew) -> None:
             "options",
             "'[]'",
             "the job's options cannot be read",
-            marks=pytest.mark.xfail(reason="options that are no object end the worker", strict=True),
         ),
         pytest.param(
             "data",
             "CAST(x'22ff22' AS TEXT)",
             "the job's data cannot be read",
-            marks=pytest.mark.xfail(reason="text that is not UTF-8 ends the writer thread", strict=True),
         ),
         pytest.param(
             "options",
             "CAST(x'22ff22' AS TEXT)",
             "the job's options cannot be read",
-            marks=pytest.mark.xfail(reason="text that is not UTF-8 ends the writer thread", strict=True),
         ),
     ],
 )

@@ -43,8 +43,7 @@ async def at_work(
     **options: Any,
 ) -> AsyncGenerator[Worker]:
     """A worker that runs, and at the end is stopped in a hurry."""
-    served = work if isinstance(work, Sequence) else [Served(QUEUE, _table(work), concurrency)]
-    worker = Worker(served, store=store, **options)
+    worker = Worker(_served(work, concurrency), store=store, **options)
     task = asyncio.create_task(worker.run())
     await asyncio.sleep(0)  # its first step: from here on it can be stopped
     try:
@@ -68,8 +67,12 @@ async def running(worker: Worker) -> AsyncGenerator[asyncio.Task[int]]:
             await asyncio.wait([task])
 
 
-def _table(work: Callable[..., Any] | HandlerTable) -> HandlerTable:
-    return work if isinstance(work, HandlerTable) else HandlerTable(catch_all=registered(None, work))
+def _served(work: Callable[..., Any] | HandlerTable | Sequence[Served], concurrency: int) -> Sequence[Served]:
+    if isinstance(work, HandlerTable):
+        return [Served(QUEUE, work, concurrency)]
+    if callable(work):
+        return [Served(QUEUE, HandlerTable(catch_all=registered(None, work)), concurrency)]
+    return work
 
 
 # ------------------------------------------------------------------ a store between the worker and the real one

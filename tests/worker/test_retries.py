@@ -14,7 +14,7 @@ from toril.model import JobRecord
 from toril.options import JobOptions
 from toril.states import State
 from toril.store import Store
-from worker.stage import at_work, clock_of, finished, handlers, known, told
+from worker.stage import at_work, clock_of, finished, handlers, known, quiet, told
 
 
 async def fail(ctx: Context) -> None:
@@ -28,6 +28,7 @@ async def waits_of(queue: Queue, store: Store, options: JobOptions, work: Any = 
         job = await queue.add("fail", **options)
         for times in range(1, options.get("attempts", 1)):
             await told(store, "delayed", job_id=job.id, times=times)
+            await quiet(store)  # the worker sleeps until then
             due_at_ms = (await known(store, job.ref)).due_at_ms
             assert due_at_ms is not None
             waits.append(due_at_ms - clock_of(store).now_ms())
@@ -131,7 +132,10 @@ async def test_a_strategy_may_be_async(queue: Queue, store: Store) -> None:
 
 @pytest.mark.parametrize("answer", [None, -1, -0.5])
 async def test_a_strategy_may_give_up(queue: Queue, store: Store, answer: float | None) -> None:
-    record = await ended(store, queue, lambda attempt, error: answer, attempts=10)
+    def gives(attempt: int, error: BaseException) -> float | None:
+        return answer
+
+    record = await ended(store, queue, gives, attempts=10)
 
     assert (record.state, record.reason, record.attempts_made) == (State.FAILED, "attempt 1", 1)
 

@@ -133,6 +133,37 @@ async def test_a_job_that_comes_while_a_settlement_is_under_way_is_not_forgotten
         assert await soon(third.result()) == 3
 
 
+async def test_a_full_answer_beside_an_empty_one_is_asked_after_again(
+    queue: Queue, store: Store, watched: WatchedStore
+) -> None:
+    gates = {1: Gate(), 2: Gate(), 3: Gate(), 4: Gate()}
+
+    async def work(n: int) -> int:
+        await gates[n].passed()
+        return n
+
+    async with at_work(watched.as_store, work, concurrency=2):
+        first, second = await queue.add("work", {"n": 1}), await queue.add("work", {"n": 2})
+        await gates[1].arrivals()
+        await gates[2].arrivals()
+        await quiet(store)
+        held = watched.hold("settle")
+        gates[1].open()
+        await watched.until(lambda: len(watched.calls("settle")) == 1)
+        await quiet(store)  # recorded, and the store had no more: the answer is on its way
+        third, fourth = await queue.add("work", {"n": 3}), await queue.add("work", {"n": 4})
+        await quiet(store)
+        gates[2].open()
+        await gates[3].arrivals()  # claimed alone, for the one slot that was free
+
+        held.set()
+        await gates[4].arrivals()
+
+        gates[3].open()
+        gates[4].open()
+        assert [await soon(job.result()) for job in (first, second, third, fourth)] == [1, 2, 3, 4]
+
+
 async def test_adds_that_race_with_claims_are_all_worked_on(queue: Queue, store: Store) -> None:
     async def work(n: int) -> int:
         return n

@@ -48,15 +48,15 @@ class Capacity:
             return None
         return Wanted(self._worker, f"{self._worker}:{next(self._tokens)}", self._lock_ms, tuple(slots))
 
-    def brought(self, wanted: Wanted, claimed: Claimed | None) -> None:
-        """Note the answer to a wish; None when there was none, and its queues are to be asked again."""
+    def brought(self, wanted: Wanted, claimed: Claimed) -> None:
+        """Note the answer to a wish."""
         taken: dict[str, int] = {}
-        for claim in () if claimed is None else claimed.claims:
+        for claim in claimed.claims:
             taken[claim.ref.queue] = taken.get(claim.ref.queue, 0) + 1
         for slots in wanted.slots:
             queue = self._queues[slots.queue]
             queue.free += slots.free - taken.get(slots.queue, 0)
-            idle = None if claimed is None else claimed.idle.get(slots.queue)
+            idle = claimed.idle.get(slots.queue)
             if idle is not None:  # what rang while the question was under way may have come after the look
                 queue.ripe, queue.until_ms = queue.rung, idle.until_ms
             if queue.ripe or queue.until_ms is not None:

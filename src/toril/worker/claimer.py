@@ -56,18 +56,19 @@ class Claimer:
                 self._listening.cancel()
 
     async def _claim(self, wanted: Wanted) -> None:
-        # Shielded: an answer that is on its way when the worker stops holds jobs, which must be handed back.
-        flight = asyncio.ensure_future(self._store.claim(wanted))
-        try:
-            claimed = await asyncio.shield(flight)
-        except asyncio.CancelledError:
-            with contextlib.suppress(StoreUnavailable):
-                self._give_back((await flight).claims)
-            raise
-        except StoreUnavailable as error:
-            self._capacity.brought(wanted, None)
-            await self._outage.pause("claim", error)
-            return
+        """Ask until there is an answer: the same wish again, since a lost answer may have held jobs."""
+        while True:
+            # Shielded: an answer that is on its way when the worker stops holds jobs, which must be handed back.
+            flight = asyncio.ensure_future(self._store.claim(wanted))
+            try:
+                claimed = await asyncio.shield(flight)
+                break
+            except asyncio.CancelledError:
+                with contextlib.suppress(StoreUnavailable):
+                    self._give_back((await flight).claims)
+                raise
+            except StoreUnavailable as error:
+                await self._outage.pause("claim", error)
         self._outage.over("claim")
         self._capacity.brought(wanted, claimed)
         self._start(claimed.claims)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from toril.errors import StoreUnavailable
-from toril.model import Claim, Failed, JobRef, Settled, Settlement, Wanted
+from toril.model import Claim, Claimed, Failed, JobRef, Settled, Settlement, Wanted
 from toril.store import Consumer
 from toril.worker.capacity import Capacity
 from toril.worker.outage import Outage
@@ -63,22 +63,20 @@ class Settler:
         return batch
 
     async def _settle(self, batch: list[Settlement]) -> None:
+        """Ask until there is an answer, each time the same: what was recorded before its answer was lost stays so."""
         wanted = self._capacity.wanted()
-        flight = asyncio.ensure_future(self._store.settle(batch, wanted))
-        try:
-            settled = await asyncio.shield(flight)
-        except asyncio.CancelledError:
-            with contextlib.suppress(StoreUnavailable):
-                self._note(batch, await flight, None)
-                await self._settle_rest()
-            raise
-        except StoreUnavailable as error:
-            if wanted is not None:
-                self._capacity.brought(wanted, None)
-            self._ready[:0] = batch
-            self._something.set()
-            await self._outage.pause("settle", error)
-            return
+        while True:
+            flight = asyncio.ensure_future(self._store.settle(batch, wanted))
+            try:
+                settled = await asyncio.shield(flight)
+                break
+            except asyncio.CancelledError:
+                with contextlib.suppress(StoreUnavailable):
+                    self._note(batch, await flight, None)
+                    await self._settle_rest()
+                raise
+            except StoreUnavailable as error:
+                await self._outage.pause("settle", error)
         self._outage.over("settle")
         self._note(batch, settled, wanted)
 
@@ -98,7 +96,7 @@ class Settler:
         if wanted is None or self._capacity.closed:
             self._give_back(claims)
         else:
-            self._capacity.brought(wanted, settled.claimed)
+            self._capacity.brought(wanted, settled.claimed or Claimed())
             self._start(claims)
 
     def _unrecorded(self, batch: list[Settlement], settled: Settled) -> set[JobRef]:

@@ -110,7 +110,6 @@ async def test_two_stores_in_memory_know_nothing_of_each_other() -> None:
     await two.close()
 
 
-@pytest.mark.xfail(reason="a look beside the first write does not wait until the file is made", strict=True)
 async def test_a_look_that_comes_beside_the_first_write_waits_for_the_file(tmp_path: Path) -> None:
     for n in range(20):
         store = SqliteStore(tmp_path / f"{n}.db")
@@ -291,7 +290,6 @@ def overwrite(path: Path) -> None:
 # ------------------------------------------------------------------ sentences
 
 
-@pytest.mark.xfail(reason="an I/O error comes without its next step", strict=True)
 def test_an_io_error_comes_with_its_next_step() -> None:
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = 778  # SQLITE_IOERR_WRITE
@@ -302,7 +300,6 @@ def test_an_io_error_comes_with_its_next_step() -> None:
     assert str(said) != "/var/toril.db: disk I/O error"
 
 
-@pytest.mark.xfail(reason="an error of the driver has no code, and explaining it fails", strict=True)
 def test_an_error_without_a_code_can_be_explained() -> None:
     error = sqlite3.OperationalError("Could not decode to UTF-8 column")
 

@@ -61,7 +61,6 @@ def test_where_the_path_is_too_long_for_a_bell_an_add_wakes_a_worker_all_the_sam
         assert list(Path(f"{hired.store_path}-bell").glob("*")) == []
 
 
-@pytest.mark.xfail(reason="without a socket, a process that writes itself never hears what others write", strict=True)
 def test_where_the_path_is_too_long_for_a_bell_a_process_that_writes_itself_is_woken_too(tmp_path: Path) -> None:
     with crew(tmp_path / ("long" * 30)) as hired:
         hired.start("listen", busy=True)
@@ -69,7 +68,6 @@ def test_where_the_path_is_too_long_for_a_bell_a_process_that_writes_itself_is_w
         hears(hired)
 
 
-@pytest.mark.xfail(reason="what is written before the bell's first look is never heard without a socket", strict=True)
 async def test_what_is_written_before_the_bell_first_looks_is_heard_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +156,6 @@ async def test_stores_of_one_file_share_a_writer_and_leave_nothing_when_all_have
     assert not left_of_the_bell(path)
 
 
-@pytest.mark.xfail(reason="only one of the reading connections is closed; the others wait to be collected", strict=True)
 async def test_closing_closes_every_reading_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[sqlite3.Connection] = []
 

@@ -54,7 +54,6 @@ class Bell:
         self._sender = None if place.path is None else open_sender()
         self._directory = None if place.path is None else Path(f"{place.path}-bell")
         self._others: tuple[float, list[Path]] = (-1.0, [])
-        self.own_commits = 0
 
     # ---------------------------------------------------------------- listening
 
@@ -165,7 +164,9 @@ class Bell:
             stop.close()
             return
         try:
-            seen, commits = reader.execute("PRAGMA data_version").fetchone()[0], self.own_commits
+            seen = reader.execute("PRAGMA data_version").fetchone()[0]
+            for sound in self._deaf():  # what was written before this first look
+                self._ring_here(sound, None)
             while True:
                 sockets = {receiver: sound for sound, (_, receiver) in list(self._sockets.items())}
                 ready, _, _ = select.select([stop, *sockets], [], [], NET_S)
@@ -175,13 +176,19 @@ class Bell:
                     if receiver in sockets:
                         self._receive(receiver, sockets[receiver])
                 version = reader.execute("PRAGMA data_version").fetchone()[0]
-                if version != seen and commits == self.own_commits and not ready:
+                if version != seen and not ready:
                     self._ring_here("jobs", None)
                     self._ring_here("events", None)
-                seen, commits = version, self.own_commits
+                seen = version
         finally:
             reader.close()
             stop.close()
+
+    def _deaf(self) -> list[Sound]:
+        """What somebody listens for without a socket to hear it."""
+        with self._lock:
+            sounds = {listener.sound for listener in self._listeners.values()}
+        return [sound for sound in sounds if sound not in self._sockets]
 
     def _open_reader(self, stop: socket.socket) -> sqlite3.Connection | None:
         """Open the file as soon as the writer has made it; None when the bell is closed before."""

@@ -56,6 +56,7 @@ def open_reader(place: Place) -> sqlite3.Connection:
 
     def connect() -> sqlite3.Connection:
         connection = _connect(place)
+        connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         try:
             connection.execute("PRAGMA query_only = 1")
             patient(lambda: connection.execute("PRAGMA data_version").fetchone())
@@ -69,6 +70,8 @@ def open_reader(place: Place) -> sqlite3.Connection:
 
 def _open(place: Place) -> sqlite3.Connection:
     connection = _connect(place)
+    # Text that is not UTF-8 must not stop the others: `claim` finds it by its half surrogates.
+    connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
     try:
         patient(lambda: connection.execute("PRAGMA journal_mode = WAL"))
         connection.execute(f"PRAGMA synchronous = {'FULL' if place.durability == 'full' else 'NORMAL'}")
@@ -183,10 +186,12 @@ def patient(action: Callable[[], R]) -> R:
 
 def is_busy(error: BaseException) -> bool:
     """Whether another connection holds a lock that this one wanted."""
-    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in (
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-    )
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(error: BaseException) -> int:
+    """SQLite's primary error code; 0 for an error of the driver, which has none."""
+    return int(getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
 
 
 def translated(place: Place, action: Callable[[], R]) -> R:
@@ -199,7 +204,7 @@ def translated(place: Place, action: Callable[[], R]) -> R:
 
 def explain(place: Place, error: sqlite3.Error) -> StoreError:
     """What an error of SQLite means to the person who sees it."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = _code(error)
     if is_busy(error):
         return StoreUnavailable(
             f"another process has held {place} locked for {LOCK_PATIENCE_S:.0f} s: look for a stopped one"
@@ -213,4 +218,4 @@ def explain(place: Place, error: sqlite3.Error) -> StoreError:
         return StoreUnavailable(f"there is no room left for {place}: free some space; nothing acknowledged is lost")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return UnsupportedStore(f"{place} cannot be opened for writing ({error}): check its mode and its directory")
-    return StoreUnavailable(f"{place}: {error}")
+    return StoreUnavailable(f"{place}: {error}; if that goes on, look at its disk and its file system")

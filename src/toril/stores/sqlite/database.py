@@ -56,8 +56,10 @@ class Database:
         self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._opened = threading.Lock()
+        self._made = False
         self._readers: ThreadPoolExecutor | None = None
         self._local = threading.local()
+        self._reading: list[sqlite3.Connection] = []
         self._forget_at_s = time.monotonic() + FORGET_EVERY_S
         self.seen_tokens: dict[str, None] = {}
 
@@ -77,7 +79,7 @@ class Database:
         """Run an operation on a consistent view of the file."""
         if self.place.path is None:
             return await self.write(lambda transaction: operation(transaction.connection))
-        if self._thread is None:
+        if not self._made:
             await self.write(lambda transaction: None)  # the writer makes the file and its schema
         if self._readers is None:
             self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="toril-reader")
@@ -92,8 +94,10 @@ class Database:
             self._inbox.put(None)
             thread.join()
         if readers is not None:
-            readers.submit(self._close_reader).result()
             readers.shutdown()
+        while self._reading:
+            self._reading.pop().close()
+        self._local = threading.local()
         self.bell.close()
 
     # ---------------------------------------------------------------- readers
@@ -102,6 +106,7 @@ class Database:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = open_reader(self.place)
+            self._reading.append(connection)
 
         def view() -> R:
             connection.execute("BEGIN")
@@ -111,11 +116,6 @@ class Database:
                 connection.execute("COMMIT")
 
         return translated(self.place, lambda: patient(view))
-
-    def _close_reader(self) -> None:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is not None:
-            connection.close()
 
     # ---------------------------------------------------------------- the writer thread
 
@@ -158,6 +158,7 @@ class Database:
         try:
             if connection is None:
                 connection = open_writer(self.place)
+                self._made = True
             self._commit(connection, calls)
         except BaseException as error:
             if connection is None or len(calls) == 1 or _is_hopeless(error):
@@ -183,7 +184,6 @@ class Database:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
-        self.bell.own_commits += 1
         self.bell.ring("jobs", transaction.rung)
         self.bell.ring("events", transaction.told)
 

@@ -1,13 +1,13 @@
 -- Remove jobs with all that belongs to them.
 
--- :receipts  Remember those whose result is still promised.
+-- :receipts  Remember those whose result is still promised, and each for a minute, so that a repeated add finds it.
 INSERT OR REPLACE INTO receipt (qid, id, name, state, nonce, token, result, reason, attempts_made, created_at_ms,
                                 processed_at_ms, finished_at_ms, until_ms)
 SELECT qid, id, name, state, nonce, token, result, reason, attempts_made, created_at_ms, processed_at_ms, finished_at_ms,
-       finished_at_ms + coalesce(options ->> '$.keep_result_ms', 600000)
+       finished_at_ms + max(60000, coalesce(options ->> '$.keep_result_ms', 600000))
   FROM job
  WHERE row IN (SELECT value FROM json_each(:rows))
-   AND finished_at_ms + coalesce(options ->> '$.keep_result_ms', 600000) > :now;
+   AND finished_at_ms + max(60000, coalesce(options ->> '$.keep_result_ms', 600000)) > :now;
 
 -- :family  Those among them that are children or parents.
 SELECT json_group_array(json_array(row, qid, id, parent_row))

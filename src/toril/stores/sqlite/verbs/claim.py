@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from toril.model import Claim, Claimed, Idle, JobRef, Parent, Slots, Wanted
-from toril.options import ChildPolicy
+from toril.options import DEFAULT_OPTIONS, ChildPolicy, Options
 from toril.states import State
 from toril.stores.sqlite.transaction import QueueRow, Transaction
 from toril.stores.sqlite.verbs.records import options_of
@@ -147,10 +147,8 @@ def _claims(tx: Transaction, queue: QueueRow, found: list[Any], wanted: Wanted) 
         (
             number, job_id, name, data, options, made, started, stalled, priority, created_at_ms, deferred, parent_row, policy,
         ) = row[:13]  # fmt: skip
-        try:
-            kept = options_of(options)
-        except (ValueError, TypeError) as error:
-            kept, deferred = options_of(None), deferred or f"the job's options cannot be read: {error}"
+        kept, unreadable = _readable(name, data, options)
+        deferred = deferred or unreadable
         claims.append(
             Claim(
                 ref=JobRef(queue.name, job_id),
@@ -171,6 +169,17 @@ def _claims(tx: Transaction, queue: QueueRow, found: list[Any], wanted: Wanted) 
             )
         )
     return claims
+
+
+def _readable(name: str, data: str, options: str | None) -> tuple[Options, str | None]:
+    """A job's options, and why it cannot be run if what is stored of it cannot be read."""
+    for what, text in (("name", name), ("data", data)):
+        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            return DEFAULT_OPTIONS, f"the job's {what} cannot be read: it is not UTF-8"
+    try:
+        return options_of(options), None
+    except Exception as error:
+        return DEFAULT_OPTIONS, f"the job's options cannot be read: {error}"
 
 
 def _parents(tx: Transaction, found: list[Any]) -> dict[int, JobRef]:

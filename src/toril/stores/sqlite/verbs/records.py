@@ -43,6 +43,8 @@ def options_of(text: str | None) -> Options:
     if text is None:
         return DEFAULT_OPTIONS
     values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("they are no JSON object")
     for name in ("keep_completed", "keep_failed"):
         if name in values:
             values[name] = Keep(*values[name])
@@ -121,5 +123,5 @@ def _options_or_default(text: str | None) -> Options:
     """Options for looking at: what cannot be read must not hide the job."""
     try:
         return options_of(text)
-    except (ValueError, TypeError):
+    except Exception:
         return DEFAULT_OPTIONS
