@@ -14,7 +14,7 @@ SIZES: dict[str, tuple[int, int]] = {
     "writer_kills": (15, 500),
     "power_cuts": (8, 200),
     "relaxed_power_cuts": (3, 20),
-    "blocked_lock_ms": (500, 2_000),
+    "blocked_lock_ms": (1_000, 2_000),
     "killed_lock_ms": (600, 3_000),
     "killed_interval_ms": (400, 2_000),
     "killed_workers": (1, 5),

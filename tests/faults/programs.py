@@ -204,7 +204,7 @@ async def listen(settings: Settings) -> None:
 
     await store.summaries()  # the bell finds the file there, and does not look for it again
     bell.NET_S = settings.get("net_s", bell.NET_S)
-    bell.open_reader = open_and_say
+    bell.open_reader = open_and_say  # type: ignore[attr-defined]
     await store.wait("listener", [QUEUE], store.clock.now_ms())
     writing = asyncio.ensure_future(keep_writing()) if settings.get("busy") else None
     while True:

@@ -9,7 +9,7 @@ from toril import Queue
 from toril.model import Wanted
 from toril.states import State
 from toril.store import Store
-from worker.stage import Gate, WatchedStore, at_work, count, quiet
+from worker.stage import Gate, WatchedStore, at_work, clock_of, count, quiet
 
 
 async def test_jobs_that_finish_together_are_settled_together_and_the_next_are_claimed_with_them(
@@ -162,6 +162,38 @@ async def test_a_full_answer_beside_an_empty_one_is_asked_after_again(
         gates[3].open()
         gates[4].open()
         assert [await soon(job.result()) for job in (first, second, third, fourth)] == [1, 2, 3, 4]
+
+
+async def test_the_moment_of_a_delayed_job_is_not_forgotten_for_an_older_answer(
+    queue: Queue, store: Store, watched: WatchedStore
+) -> None:
+    gates = {1: Gate(), 2: Gate(), 3: Gate()}
+
+    async def work(n: int) -> int:
+        await gates[n].passed()
+        return n
+
+    async with at_work(watched.as_store, work, concurrency=2):
+        jobs = [await queue.add("work", {"n": 1}), await queue.add("work", {"n": 2})]
+        await gates[1].arrivals()
+        await gates[2].arrivals()
+        await quiet(store)
+        held = watched.hold("settle")
+        gates[1].open()
+        await watched.until(lambda: len(watched.calls("settle")) == 1)
+        await quiet(store)  # recorded, and the store had nothing else: the answer is on its way
+        jobs.append(await queue.add("work", {"n": 3}, delay=5))
+        await quiet(store)
+        gates[2].open()
+        await quiet(store)  # asked for the slot that was free: nothing before the delayed job's moment
+
+        held.set()
+        await quiet(store)
+        clock_of(store).advance(5_000)
+        await gates[3].arrivals()
+
+        gates[3].open()
+        assert [await soon(job.result()) for job in jobs] == [1, 2, 3]
 
 
 async def test_adds_that_race_with_claims_are_all_worked_on(queue: Queue, store: Store) -> None:

@@ -19,7 +19,7 @@ class _Queue:
     limiter: RateLimit | None
     free: int
     ripe: bool = True  # whether asking it may bring something
-    rung: bool = False  # whether the bell has rung since it was last asked
+    rings: int = 0  # how often the bell has rung
     until_ms: int | None = None  # when it becomes ripe by itself
 
 
@@ -30,6 +30,7 @@ class Capacity:
         self._worker = worker
         self._lock_ms = lock_ms
         self._tokens = itertools.count()
+        self._heard: dict[str, dict[str, int]] = {}  # the rings before each wish that is under way
         self._queues = {name: _Queue(name, limiter, free) for name, free, limiter in queues}
         self.closed = False
         self.changed = asyncio.Event()  # set when the claimer has something to do, or another moment to wait for
@@ -43,13 +44,15 @@ class Capacity:
             if queue.ripe and queue.free > 0:
                 slots.append(Slots(queue.name, queue.free, queue.limiter))
                 queue.free = 0
-                queue.rung = False
         if not slots:
             return None
-        return Wanted(self._worker, f"{self._worker}:{next(self._tokens)}", self._lock_ms, tuple(slots))
+        token = f"{self._worker}:{next(self._tokens)}"
+        self._heard[token] = {queue.queue: self._queues[queue.queue].rings for queue in slots}
+        return Wanted(self._worker, token, self._lock_ms, tuple(slots))
 
     def brought(self, wanted: Wanted, claimed: Claimed) -> None:
         """Note the answer to a wish."""
+        heard = self._heard.pop(wanted.token)
         taken: dict[str, int] = {}
         for claim in claimed.claims:
             taken[claim.ref.queue] = taken.get(claim.ref.queue, 0) + 1
@@ -58,7 +61,7 @@ class Capacity:
             queue.free += slots.free - taken.get(slots.queue, 0)
             idle = claimed.idle.get(slots.queue)
             if idle is not None:  # what rang while the question was under way may have come after the look
-                queue.ripe, queue.until_ms = queue.rung, idle.until_ms
+                queue.ripe, queue.until_ms = queue.rings != heard[slots.queue], idle.until_ms
             if queue.ripe or queue.until_ms is not None:
                 self.changed.set()
 
@@ -73,7 +76,8 @@ class Capacity:
         """Something may have come into these queues."""
         for name in names:
             queue = self._queues[name]
-            queue.ripe = queue.rung = True
+            queue.ripe = True
+            queue.rings += 1
         self.changed.set()
 
     def ripen(self, now_ms: int) -> int | None:
