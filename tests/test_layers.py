@@ -34,7 +34,7 @@ def test_every_contract_of_pyproject_is_kept() -> None:
 def test_only_connect_names_a_store(imports: dict[str, frozenset[str]]) -> None:
     naming = {module for module, used in imports.items() if any(_in_stores(name) for name in used)}
 
-    assert {module for module in naming if not _in_stores(module)} == {"toril.connect"}
+    assert {module for module in naming if not _in_stores(module)} == {"toril.places"}
 
 
 def test_stores_use_the_seam_and_plain_data_and_nothing_above(imports: dict[str, frozenset[str]]) -> None:

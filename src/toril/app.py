@@ -8,19 +8,21 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from toril.clock import SYSTEM_CLOCK, Clock
-from toril.connect import connect
 from toril.errors import ConfigError
 from toril.handlers import AsyncHandler, Context, HandlerTable, SyncHandler, registered
 from toril.ids import IdSource, draw_id
 from toril.options import Backoff, Duration, JobOptions, RateLimit, Strategy, merged
+from toril.places import connect
 from toril.queue import Queue
 from toril.settings import Settings
 from toril.store import Store
-from toril.wishes import Wish
-from toril.worker import Served, Worker
+from toril.wishes import AwaitChildren, Delay, Throttle
+
+if TYPE_CHECKING:
+    from toril.worker import Worker
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,18 +37,18 @@ class Register(Protocol):
     # A coroutine is also "some R" of a plain function; the order of the overloads is what tells them apart.
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R | Wish]], /
+        self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R | Delay | Throttle | AwaitChildren]], /
     ) -> AsyncHandler[Concatenate[Context, P], P, R]: ...
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, function: Callable[P, Coroutine[Any, Any, R | Wish]], /
+        self, function: Callable[P, Coroutine[Any, Any, R | Delay | Throttle | AwaitChildren]], /
     ) -> AsyncHandler[P, P, R]: ...
     @overload
     def __call__(
-        self, function: Callable[Concatenate[Context, P], R | Wish], /
+        self, function: Callable[Concatenate[Context, P], R | Delay | Throttle | AwaitChildren], /
     ) -> SyncHandler[Concatenate[Context, P], P, R]: ...
     @overload
-    def __call__(self, function: Callable[P, R | Wish], /) -> SyncHandler[P, P, R]: ...
+    def __call__(self, function: Callable[P, R | Delay | Throttle | AwaitChildren], /) -> SyncHandler[P, P, R]: ...
 
 
 class AppQueue(Queue):
@@ -227,6 +229,8 @@ class App:
         Raises:
             ConfigError: a queue is not declared, or has no handler.
         """
+        from toril.worker import Served, Worker  # a process that only adds jobs does not load it
+
         wanted = [queue for queue in self.queues if _has_handlers(self.queues[queue])] if queues is None else queues
         if not wanted:
             raise ConfigError("no queue of this app has a handler: declare one with @queue.handler()")
@@ -239,7 +243,8 @@ class App:
                 )
             if not _has_handlers(queue):
                 raise ConfigError(f"queue {queue_name!r} has no handler: its jobs would all fail as unknown")
-            served.append(Served(queue_name, queue.handlers, concurrency or queue.concurrency, queue.limiter))
+            at_once = queue.concurrency if concurrency is None else concurrency
+            served.append(Served(queue_name, queue.handlers, at_once, queue.limiter))
         return Worker(
             served,
             store=self.store,

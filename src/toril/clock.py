@@ -27,6 +27,10 @@ class Clock(Protocol):
         """Return once `ms` milliseconds have passed."""
         ...
 
+    async def sleep_until_ms(self, at_ms: float) -> None:
+        """Return once the clock shows `at_ms`."""
+        ...
+
 
 class SystemClock:
     """The machine's own clock. Durations are monotonic: a clock set back or forward does not change a sleep."""
@@ -38,6 +42,9 @@ class SystemClock:
 
     async def sleep_ms(self, ms: float) -> None:
         await asyncio.sleep(max(0.0, ms) / 1000)
+
+    async def sleep_until_ms(self, at_ms: float) -> None:
+        await self.sleep_ms(at_ms - self.now_ms())
 
 
 class TurnedClock:
@@ -55,13 +62,16 @@ class TurnedClock:
         return self._now_ms
 
     async def sleep_ms(self, ms: float) -> None:
-        if ms <= 0:
+        await self.sleep_until_ms(self._now_ms + ms)
+
+    async def sleep_until_ms(self, at_ms: float) -> None:
+        if at_ms <= self._now_ms:
             await asyncio.sleep(0)
             return
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         with self._lock:
-            heapq.heappush(self._sleepers, (self._now_ms + ms, next(self._order), loop, future))
+            heapq.heappush(self._sleepers, (at_ms, next(self._order), loop, future))
         await future
 
     def next_ms(self) -> float | None:
@@ -97,7 +107,7 @@ async def reached(clock: Clock, future: asyncio.Future[Any], until_ms: int | Non
     if until_ms is None:
         await future
         return True
-    timer = asyncio.ensure_future(clock.sleep_ms(until_ms - clock.now_ms()))
+    timer = asyncio.ensure_future(clock.sleep_until_ms(until_ms))
     try:
         await asyncio.wait((future, timer), return_when=asyncio.FIRST_COMPLETED)
     finally:

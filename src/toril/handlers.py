@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, field
 from types import UnionType
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Union, Unpack, cast, get_args, get_origin
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Union, Unpack, cast, get_args, get_origin, overload
 
 from toril.errors import ConfigError
 from toril.job import Call, Job
@@ -125,9 +125,13 @@ class Injected:
         self.factory = factory
 
 
-def inject(factory: Callable[[], Awaitable[T]] | Callable[[], T]) -> T:
+@overload
+def inject(factory: Callable[[], Coroutine[Any, Any, T]]) -> T: ...
+@overload
+def inject(factory: Callable[[], T]) -> T: ...
+def inject(factory: Callable[[], Any]) -> Any:
     """As a parameter's default: let the worker fill it in with what `factory` returns, asked anew for each job."""
-    return cast(T, Injected(factory))
+    return Injected(factory)
 
 
 # -------------------------------------------------------------------- a handler as the worker sees it
@@ -257,7 +261,8 @@ class Handler(Generic[P, R]):
         Raises:
             InvalidData: the arguments do not fit the function, or JSON has no form for one.
             QueueFull: the queue admits no more.
-            StoreUnavailable: the store cannot be reached; nothing is known to be stored, and repeating is safe.
+            StoreUnavailable: the store cannot be reached. The job may be stored all the same: with the option `job_id`,
+                adding it again makes no second one.
         """
         return await self._queue.add_call(self.call(*args, **kwargs), self._handler.returns)
 

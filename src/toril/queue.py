@@ -135,7 +135,8 @@ class Queue:
             InvalidJob: its name, id or data cannot be; the message says what.
             ConfigError: an option cannot be; the message names it.
             QueueFull: the queue admits no more.
-            StoreUnavailable: the store cannot be reached; nothing is known to be stored, and repeating is safe.
+            StoreUnavailable: the store cannot be reached. The job may be stored all the same: give it a `job_id`, and
+                adding it again makes no second one.
         """
         return await self.add_call(Call(name, data, options))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
 import subprocess
 from dataclasses import dataclass, field
@@ -155,7 +154,6 @@ async def verify(hired: Crew, tally: Tally) -> None:
     pid = hired.children[-1].pid if hired.children else 0
     tally.acknowledged += hired.count("added", pid) + hired.count("settled", pid)
     await store.close()
-    gc.collect()  # a connection that waits to be collected would still look at the files that the next fault replaces
 
 
 def test_a_settlement_counts_as_lost_when_its_job_is_not_completed(tmp_path: Path) -> None:

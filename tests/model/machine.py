@@ -154,7 +154,7 @@ class Model:
     def finish(self, job: Job, state: State) -> None:
         job.state, job.finished_at_ms, job.place = state, self.now_ms(), self.back()
         keep = job.new.options.keep_completed if state is State.COMPLETED else job.new.options.keep_failed
-        if keep.count == 0:
+        if keep is not None and keep.count == 0:
             assert job.recorded is not None
             self.receipts[job.new.id] = (job.new, job.recorded, self.now_ms() + KEEP_RESULT_MS)
             del self.jobs[job.new.id]

@@ -19,9 +19,9 @@ from typing import Any, TextIO
 import toril
 from toril.app import App
 from toril.cli.output import Screen
-from toril.connect import connect
 from toril.errors import ConfigError, TorilError
 from toril.model import JobRef
+from toril.places import connect
 from toril.settings import Settings, mask_url
 from toril.store import Store
 from toril.wirejson import decode

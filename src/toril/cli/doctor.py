@@ -9,10 +9,10 @@ from toril.cli.command import NOT_FOUND, OK, Call, Commands, exists, load_app
 from toril.cli.output import Screen, counted
 from toril.cli.status import ready, serving
 from toril.cli.times import ago, duration
-from toril.connect import connect
 from toril.errors import ConfigError, StoreError, TorilError
 from toril.model import Finding, JobRecord, QueueSummary, WorkerInfo
 from toril.options import Backoff, resolve
+from toril.places import connect
 from toril.settings import Settings
 from toril.states import State
 from toril.store import Store

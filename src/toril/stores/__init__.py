@@ -1,1 +1,1 @@
-"""How each store does what `toril.store` asks. Only `toril.connect` names them."""
+"""How each store does what `toril.store` asks. Only `toril.places` names them."""

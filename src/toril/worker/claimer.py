@@ -81,7 +81,7 @@ class Claimer:
             await self._capacity.changed.wait()
             return
         changed = asyncio.ensure_future(self._capacity.changed.wait())
-        timer = asyncio.ensure_future(self._clock.sleep_ms(moment - self._clock.now_ms()))
+        timer = asyncio.ensure_future(self._clock.sleep_until_ms(moment))
         try:
             await asyncio.wait((changed, timer), return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -126,7 +126,12 @@ class Worker:
                     if side is not None:
                         side.start()
                     self._say_start()
-                    await self._stopping.wait()
+                    try:
+                        await self._stopping.wait()
+                    except asyncio.CancelledError:  # who cancels it does not want to wait, and loses no job by it
+                        self._hurrying.set()
+                        await self._drain(loops, tasks)
+                        raise
                     handed_back = await self._drain(loops, tasks)
                     for task in tasks:
                         task.cancel()
@@ -225,6 +230,8 @@ class Worker:
         assert self._hurrying is not None
         self._state = "draining"
         loops.capacity.close()
+        with contextlib.suppress(StoreUnavailable):
+            await self._store.announce(self.info())
         claiming = tasks[0]
         claiming.cancel()
         await asyncio.wait([claiming])

@@ -15,6 +15,7 @@ import select
 import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,7 @@ from toril.stores.sqlite.connection import Place, open_reader
 Sound = Literal["jobs", "events"]
 NET_S = 0.25
 MAX_DATAGRAM = 8192
+SAME_TICK_NS = 50_000_000  # two changes of a directory so close may carry the same time
 
 _numbers = itertools.count()
 
@@ -126,12 +128,12 @@ class Bell:
                 send_datagram(self._sender, path, message)
 
     def _receivers(self, directory: Path) -> list[Path]:
-        """The sockets of other processes; listed anew only when the directory has changed."""
+        """The sockets of other processes; listed anew only when the directory has changed, or did so just now."""
         try:
             changed = os.stat(directory).st_mtime_ns
         except OSError:
             return []
-        if changed != self._others[0]:
+        if changed != self._others[0] or time.time_ns() - changed < SAME_TICK_NS:
             own = {path for path, _ in self._sockets.values()}
             with contextlib.suppress(OSError):
                 self._others = (changed, [path for path in directory.iterdir() if path not in own])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -89,7 +90,7 @@ class SqliteStore:
         """Give back the threads and connections."""
         database, self._database = self._database, None
         if database is not None and self._pid == os.getpid():
-            leave(database)
+            await asyncio.to_thread(leave, database)  # which waits for the writer to end
 
     # ---------------------------------------------------------------- Producer
 

@@ -51,9 +51,9 @@ RETURNING qid, id, state, pending, priority, delay_ms;
 -- :defer  Let the parent fail when it is handed out next.
 UPDATE job SET deferred = coalesce(deferred, :reason), delay_ms = 0 WHERE row = :row;
 
--- :beyond_count  The oldest finished jobs.
+-- :beyond_count  The oldest finished jobs, some at a time: a rule that was lowered must not hold up a settlement.
 SELECT json_group_array(row)
-  FROM (SELECT row FROM job WHERE qid = :qid AND state = :state ORDER BY rank, place LIMIT :excess);
+  FROM (SELECT row FROM job WHERE qid = :qid AND state = :state ORDER BY rank, place LIMIT min(:excess, 1000));
 
 -- :beyond_age  Jobs that finished before a moment.
 SELECT json_group_array(row)
