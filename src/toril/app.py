@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
@@ -101,7 +101,8 @@ class AppQueue(Queue):
         def register(function: Callable[..., Any]) -> Any:
             found = registered(name, function, keys=self._keys, extra=extra, retry_on=retry_on, give_up_on=give_up_on)
             self.handlers.put(found)
-            return AsyncHandler(found, self) if found.is_async else SyncHandler(found, self)
+            kind: Any = AsyncHandler if found.is_async else SyncHandler
+            return kind(found, self)
 
         return register
 
@@ -290,7 +291,7 @@ class App:
         await self.close()
 
     @contextlib.asynccontextmanager
-    async def lifespan(self, _: object = None) -> AsyncIterator[None]:
+    async def lifespan(self, _: object = None) -> AsyncGenerator[None, None]:
         """For frameworks that take a lifespan: `FastAPI(lifespan=app.lifespan)`."""
         async with self:
             yield

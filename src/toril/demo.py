@@ -19,7 +19,7 @@ import signal
 import sys
 import sysconfig
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -224,7 +224,7 @@ async def _work(app: App, queues: Sequence[Queue], screen: Screen) -> None:
 
 
 @contextlib.contextmanager
-def _interrupts(event: asyncio.Event) -> Iterator[None]:
+def _interrupts(event: asyncio.Event) -> Generator[None, None, None]:
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM)
     try:

@@ -219,12 +219,16 @@ def registered(
 
 def _without_wishes(annotation: Any) -> Any:
     """A return type less the wishes in it, which are never a result."""
-    if isinstance(annotation, type) and issubclass(annotation, Wish):
+    if _is_wish(annotation):
         return None
     if get_origin(annotation) not in (Union, UnionType):
         return annotation
-    results = [member for member in get_args(annotation) if not (isinstance(member, type) and issubclass(member, Wish))]
+    results: list[Any] = [member for member in get_args(annotation) if not _is_wish(member)]
     return Union[tuple(results)] if results else None  # noqa: UP007 - made from a list
+
+
+def _is_wish(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Wish)
 
 
 # -------------------------------------------------------------------- a handler as people see it

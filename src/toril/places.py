@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, cast
+from typing import Final, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from toril.clock import SYSTEM_CLOCK, Clock
 from toril.errors import ConfigError
 from toril.store import Store
+
+_DURABILITIES: Final[dict[str, Literal["full", "relaxed"]]] = {"full": "full", "relaxed": "relaxed"}
 
 
 def connect(url: str, *, prefix: str = "bull", clock: Clock = SYSTEM_CLOCK) -> Store:
@@ -39,10 +41,10 @@ def _sqlite(url: str, prefix: str, clock: Clock) -> Store:
     durability = options.pop("durability", ["full"])[-1]
     if options:
         raise ConfigError(f"unknown option {next(iter(options))!r} of a sqlite URL: known is durability=full|relaxed")
-    if durability not in ("full", "relaxed"):
+    if durability not in _DURABILITIES:
         raise ConfigError(f"durability is full or relaxed, not {durability!r}")
     path = ":memory:" if rest in ("//:memory:", "///:memory:", ":memory:") else unquote(rest.removeprefix("///"))
     if not path or (rest.startswith("//") and not rest.startswith("///") and path != ":memory:"):
         raise ConfigError(f"{url!r} names no file: three slashes begin a relative path, four a full one")
     place = path if path == ":memory:" else Path(path).expanduser()
-    return SqliteStore(place, prefix=prefix, clock=clock, durability=cast(Literal["full", "relaxed"], durability))
+    return SqliteStore(place, prefix=prefix, clock=clock, durability=_DURABILITIES[durability])

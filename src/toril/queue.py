@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import Any, Final, Unpack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Unpack, cast
 
 from toril.errors import InvalidJob
 from toril.ids import IdSource, check_job_id, check_job_name, check_queue_name, draw_id
@@ -277,18 +277,22 @@ class Queue:
 
     async def retry_all(self, state: State | str = State.FAILED, *, reset_attempts: bool = False) -> int:
         """Run all jobs again that are failed (or completed) now; return how many."""
-        return await self._each(State(state), lambda refs: self.store.retry(refs, reset_attempts=reset_attempts))
+
+        async def retry(refs: Sequence[JobRef]) -> list[Answer]:
+            return await self.store.retry(refs, reset_attempts=reset_attempts)
+
+        return await self._each(State(state), retry)
 
     async def promote_all(self) -> int:
         """Let all delayed jobs run now; return how many."""
         return await self._each(State.DELAYED, self.store.promote)
 
-    async def _each(self, state: State, verb: Any) -> int:
+    async def _each(self, state: State, verb: Callable[[Sequence[JobRef]], Awaitable[list[Answer]]]) -> int:
         """Apply a verb to the jobs that are in a state now, page by page."""
         done = 0
         refs = [record.ref async for record in self.iterate(state)]
         for start in range(0, len(refs), PAGE):
-            answers: list[Answer] = await verb(refs[start : start + PAGE])
+            answers = await verb(refs[start : start + PAGE])
             done += answers.count(Answer.DONE)
         return done
 
@@ -322,7 +326,7 @@ def _call(given: Addable) -> Call:
         return given
     if not isinstance(given, tuple | list) or not 2 <= len(given) <= 3:
         raise InvalidJob(f"add_many takes calls, (name, data) or (name, data, options), not {given!r}")
-    return Call(*given)
+    return Call(*cast("tuple[str, Json, JobOptions]", given))
 
 
 def _units(jobs: Sequence[NewJob]) -> Iterable[Unit]:

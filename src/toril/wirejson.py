@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import json.encoder
-from typing import Any
+from typing import Any, cast
 
 from toril.errors import InvalidJob, PayloadTooLarge
 
@@ -56,7 +56,7 @@ def decode(text: str) -> Json:
 
 def _check(value: Json, where: str) -> None:
     """Refuse what the encoder would let through and JavaScript or the other side would read differently."""
-    kind = type(value)
+    kind = cast("type[object]", type(value))
     if kind in _scalars:
         return
     if kind is dict:
@@ -70,14 +70,21 @@ def _check(value: Json, where: str) -> None:
             if not _is_plain(member):
                 _check(member, f"{where}[{n}]")
     elif isinstance(value, dict | list | tuple):
-        _check(dict(value) if isinstance(value, dict) else list(value), where)
+        _check(_plain(value), where)
     elif isinstance(value, int) and not -MAX_INTEGER <= value <= MAX_INTEGER:
         raise InvalidJob(f"{where} is {value}: JavaScript reads integers only up to 2^53 exactly; pass it as text")
     elif isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         raise InvalidJob(f"{where} is {value}, which JSON has no number for: use null or text")
 
 
+def _plain(value: Any) -> Json:
+    """A dict or list for what is derived from one."""
+    if isinstance(value, dict):
+        return dict(cast("dict[Any, Any]", value))
+    return list(value)
+
+
 def _is_plain(value: Json) -> bool:
     """Whether a value needs no closer look; the commonest ones do not, and their place is not spelled out."""
-    kind = type(value)
+    kind = cast("type[object]", type(value))
     return kind in _scalars or (kind is int and -MAX_INTEGER <= value <= MAX_INTEGER)

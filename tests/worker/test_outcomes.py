@@ -180,7 +180,10 @@ async def test_an_injection_that_fails_fails_the_attempt(queue: Queue, store: St
 async def test_context_variables_reach_a_thread(queue: Queue, store: Store) -> None:
     tenant = contextvars.ContextVar("tenant", default="nobody")
 
-    def welcome(who: str = inject(lambda: tenant.set("ada") and "set")) -> str:
+    def set_tenant() -> None:
+        tenant.set("ada")
+
+    def welcome(who: None = inject(set_tenant)) -> str:
         return tenant.get()
 
     async with at_work(store, handlers(welcome)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import functools
 import inspect
 import logging
 import random
@@ -110,7 +109,11 @@ class Executor:
     async def _call(self, run: Run, handler: Registered, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if handler.is_async:
             return await handler.function(*args, **kwargs)
-        call = functools.partial(contextvars.copy_context().run, _in_thread, handler.function, args, kwargs)
+        context = contextvars.copy_context()
+
+        def call() -> Any:
+            return context.run(_in_thread, handler.function, args, kwargs)
+
         value = await asyncio.get_running_loop().run_in_executor(self._threads, call)
         return await value if inspect.isawaitable(value) else value
 

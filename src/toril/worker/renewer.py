@@ -122,5 +122,5 @@ class SideThread:
         self._told = False
 
     def _stack(self) -> str:
-        frame = sys._current_frames().get(self._main_thread)
+        frame = sys._current_frames().get(self._main_thread)  # pyright: ignore[reportPrivateUsage] - the documented way
         return "" if frame is None else "".join(traceback.format_stack(frame)).rstrip()

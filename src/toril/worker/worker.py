@@ -10,50 +10,26 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal
 
 from toril.clock import reached
 from toril.errors import ConfigError, StoreUnavailable
 from toril.handlers import HandlerTable, registered
-from toril.ids import check_queue_name
-from toril.model import Claim, JobRef, Released, Settlement, WorkerInfo
+from toril.model import JobRef, WorkerInfo
 from toril.options import Duration, RateLimit, to_ms
 from toril.store import Store
 from toril.version import VERSION
-from toril.worker.announcer import TTL_MS, Announcer
-from toril.worker.capacity import Capacity
-from toril.worker.claimer import Claimer
-from toril.worker.executor import Executor
-from toril.worker.outage import Outage
-from toril.worker.recoverer import Recoverer
-from toril.worker.renewer import Renewer, SideThread
-from toril.worker.reporter import Reports
+from toril.worker.announcer import TTL_MS
+from toril.worker.loops import Loops, Served, Terms
+from toril.worker.renewer import SideThread
 from toril.worker.running import Running
-from toril.worker.settler import Settler
 
 log = logging.getLogger("toril.worker")
 
-MAX_THREADS = 64
 LAST_WORD_MS = 2_000
 
 _numbers = itertools.count()
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A queue that a worker serves: its handlers, how many at once, and its rate."""
-
-    name: str
-    handlers: HandlerTable = field(default_factory=HandlerTable)
-    concurrency: int = 10
-    limiter: RateLimit | None = None
-
-    def __post_init__(self) -> None:
-        check_queue_name(self.name)
-        if isinstance(self.concurrency, bool) or not 1 <= self.concurrency <= 100_000:
-            raise ConfigError(f"the concurrency of queue {self.name!r} must be at least 1, not {self.concurrency!r}")
 
 
 class Worker:
@@ -84,26 +60,30 @@ class Worker:
     ) -> None:
         if store is None:
             raise ConfigError("a worker needs a store: Worker('email', process, connect('sqlite:///jobs.db'))")
-        self._store = store
-        self._served = _served(queues, process, concurrency, limiter)
-        self._lock_ms = to_ms(lock, "lock")
-        self._stalled_interval_ms = to_ms(stalled_interval, "stalled_interval")
-        self._max_stalled = max_stalled
-        self._grace_ms = to_ms(grace, "grace")
-        self._rng = rng or random.Random()
-        if self._lock_ms < 100:
+        lock_ms = to_ms(lock, "lock")
+        if lock_ms < 100:
             raise ConfigError(f"lock must be at least 0.1 s, not {lock!r}: renewing it takes time")
         if isinstance(max_stalled, bool) or max_stalled < 0:
             raise ConfigError(f"max_stalled must be a whole number from 0, not {max_stalled!r}")
-        self.name = name
         self.id = f"{socket.gethostname()}.{os.getpid()}.{next(_numbers)}.{os.urandom(4).hex()}"
+        self._store = store
+        self._terms = Terms(
+            worker=self.id,
+            store=store,
+            served=_served(queues, process, concurrency, limiter),
+            lock_ms=lock_ms,
+            stalled_interval_ms=to_ms(stalled_interval, "stalled_interval"),
+            max_stalled=max_stalled,
+            grace_ms=to_ms(grace, "grace"),
+            rng=rng or random.Random(),
+        )
+        self.name = name
         self._started_at_ms = 0
         self._state: Literal["running", "draining", "stopped"] = "stopped"
         self._stopping: asyncio.Event | None = None
         self._hurrying: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: Running | None = None
-        self._ready = asyncio.Event()
 
     # ---------------------------------------------------------------- life
 
@@ -116,7 +96,7 @@ class Worker:
         self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
         self._started_at_ms = self._store.clock.now_ms()
         self._state = "running"
-        loops = _Loops(self)
+        loops = Loops(self._terms, self.info)
         self._running = loops.running
         with self._signals(handle_signals):
             side = None if self._store.clock.turned else SideThread(loops.renewer)
@@ -175,7 +155,7 @@ class Worker:
             name=self.name,
             host=socket.gethostname(),
             pid=os.getpid(),
-            queues={served.name: served.concurrency for served in self._served},
+            queues={served.name: served.concurrency for served in self._terms.served},
             started_at_ms=self._started_at_ms,
             seen_at_ms=self._store.clock.now_ms(),
             ttl_ms=TTL_MS,
@@ -192,7 +172,7 @@ class Worker:
     # ---------------------------------------------------------------- start and end
 
     @contextlib.contextmanager
-    def _signals(self, wanted: bool) -> Any:
+    def _signals(self, wanted: bool) -> Generator[None, None, None]:
         if not wanted:
             yield
             return
@@ -203,7 +183,9 @@ class Worker:
             received.append(number)
             if len(received) == 1:
                 log.info(
-                    "%s: finishing what runs, for at most %g s", signal.Signals(number).name, self._grace_ms / 1000
+                    "%s: finishing what runs, for at most %g s",
+                    signal.Signals(number).name,
+                    self._terms.grace_ms / 1000,
                 )
                 self.stop()
             else:
@@ -222,10 +204,10 @@ class Worker:
                 self._loop.remove_signal_handler(number)
 
     def _say_start(self) -> None:
-        queues = ", ".join(f"{served.name} ({served.concurrency})" for served in self._served)
+        queues = ", ".join(f"{served.name} ({served.concurrency})" for served in self._terms.served)
         log.info("worker %s serves %s on %s %s", self.id, queues, self._store.kind, self._store.place)
 
-    async def _drain(self, loops: _Loops, tasks: Sequence[asyncio.Task[None]]) -> int:
+    async def _drain(self, loops: Loops, tasks: Sequence[asyncio.Task[None]]) -> int:
         """Stop claiming, wait for running jobs, hand back those that do not end in time."""
         assert self._hurrying is not None
         self._state = "draining"
@@ -235,7 +217,7 @@ class Worker:
         claiming = tasks[0]
         claiming.cancel()
         await asyncio.wait([claiming])
-        await self._emptied(loops.running, self._grace_ms, self._hurrying)
+        await self._emptied(loops.running, self._terms.grace_ms, self._hurrying)
         handed_back = loops.hand_back()
         if handed_back:
             log.warning("%d jobs did not end within the grace and are handed back", handed_back)
@@ -250,76 +232,6 @@ class Worker:
         ended = asyncio.ensure_future(_first(running.empty, *sooner))
         await reached(clock, ended, clock.now_ms() + within_ms)
         ended.cancel()
-
-
-class _Loops:
-    """The loops of one run of a worker, and what they share."""
-
-    def __init__(self, worker: Worker) -> None:
-        store, clock, served = worker._store, worker._store.clock, worker._served
-        names = [queue.name for queue in served]
-        self.outage = Outage(clock, worker._rng)
-        self.capacity = Capacity(worker.id, worker._lock_ms, [(q.name, q.concurrency, q.limiter) for q in served])
-        self.running = Running()
-        self.reports = Reports(store, self.outage)
-        self.executor = Executor(
-            {queue.name: queue.handlers for queue in served},
-            clock,
-            worker._rng,
-            self.running,
-            self.reports,
-            self._give,
-            self.capacity.freed,
-            min(MAX_THREADS, sum(queue.concurrency for queue in served)),
-        )
-        start = self.executor.start
-        self.settler = Settler(store, self.capacity, self.running, start, self._give_back, self.outage)
-        self.claimer = Claimer(store, clock, worker.id, names, self.capacity, start, self._give_back, self.outage)
-        self.recoverer = Recoverer(
-            store, clock, names, self.outage, max_stalled=worker._max_stalled, interval_ms=worker._stalled_interval_ms
-        )
-        self.announcer = Announcer(store, clock, worker.info, self.outage)
-        self._main = asyncio.get_running_loop()
-        self.renewer = Renewer(store, clock, self.running, lock_ms=worker._lock_ms, lose=self._lose_from_any_thread)
-
-    def start(self, group: asyncio.TaskGroup, *, renew: bool) -> list[asyncio.Task[None]]:
-        """Start the loops; the claimer's task comes first."""
-        runs = [self.claimer.run(), self.settler.run(), self.reports.run(), self.recoverer.run(), self.announcer.run()]
-        if renew:
-            runs.append(self.renewer.run())
-        return [group.create_task(run) for run in runs]
-
-    def hand_back(self) -> int:
-        """Cancel what runs and give it back to the queue; how many."""
-        runs = [run for run in self.running.runs() if not run.settling and not run.lost]
-        for run in runs:
-            run.handed_back = True
-            self.running.cancel(run, "the worker ends")
-        return len(runs)
-
-    def abandon(self) -> None:
-        """Give back jobs whose handlers refuse to be cancelled; how those end no longer counts."""
-        for run in self.running.runs():
-            if not run.settling and not run.lost:
-                run.lost = True
-                self._give(Settlement(run.claim, Released()))
-
-    def _give(self, settlement: Settlement) -> None:
-        self.settler.give(settlement)
-
-    def _give_back(self, claims: Sequence[Claim]) -> None:
-        """Jobs that came when the worker was already ending."""
-        for claim in claims:
-            self._give(Settlement(claim, Released()))
-
-    def _lose_from_any_thread(self, refs: Sequence[JobRef]) -> None:
-        if refs:
-            self._main.call_soon_threadsafe(self._lose, refs)
-
-    def _lose(self, refs: Sequence[JobRef]) -> None:
-        for run in self.running.lose(refs):
-            log.warning("%s lost its lock: another worker may have it; its handler is cancelled", run.claim.ref)
-            self.running.cancel(run, "its lock expired")
 
 
 async def _first(*events: asyncio.Event) -> None:

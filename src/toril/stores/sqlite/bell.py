@@ -170,7 +170,9 @@ class Bell:
             for sound in self._deaf():  # what was written before this first look
                 self._ring_here(sound, None)
             while True:
-                sockets = {receiver: sound for sound, (_, receiver) in list(self._sockets.items())}
+                sockets: dict[socket.socket, Sound] = {
+                    receiver: sound for sound, (_, receiver) in list(self._sockets.items())
+                }
                 ready, _, _ = select.select([stop, *sockets], [], [], NET_S)
                 if stop in ready and stop.recv(16) != b"+":
                     return
@@ -189,8 +191,10 @@ class Bell:
     def _deaf(self) -> list[Sound]:
         """What somebody listens for without a socket to hear it."""
         with self._lock:
-            sounds = {listener.sound for listener in self._listeners.values()}
-        return [sound for sound in sounds if sound not in self._sockets]
+            heard = set(self._sockets)
+            sounds: tuple[Sound, ...] = ("jobs", "events")
+            wanted = {listener.sound for listener in self._listeners.values()}
+            return [sound for sound in sounds if sound in wanted and sound not in heard]
 
     def _open_reader(self, stop: socket.socket) -> sqlite3.Connection | None:
         """Open the file as soon as the writer has made it; None when the bell is closed before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import sqlite3
@@ -56,7 +57,7 @@ def open_reader(place: Place) -> sqlite3.Connection:
 
     def connect() -> sqlite3.Connection:
         connection = _connect(place)
-        connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        connection.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
         try:
             connection.execute("PRAGMA query_only = 1")
             patient(lambda: connection.execute("PRAGMA data_version").fetchone())
@@ -71,7 +72,7 @@ def open_reader(place: Place) -> sqlite3.Connection:
 def _open(place: Place) -> sqlite3.Connection:
     connection = _connect(place)
     # Text that is not UTF-8 must not stop the others: `claim` finds it by its half surrogates.
-    connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    connection.text_factory = functools.partial(str, encoding="utf-8", errors="surrogateescape")
     try:
         patient(lambda: connection.execute("PRAGMA journal_mode = WAL"))
         connection.execute(f"PRAGMA synchronous = {'FULL' if place.durability == 'full' else 'NORMAL'}")

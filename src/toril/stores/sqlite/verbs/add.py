@@ -98,7 +98,7 @@ def _known(tx: Transaction, queues: dict[str, QueueRow], jobs: list[NewJob]) -> 
     for key, row, nonce, parent_row, state, result, receipt_nonce, receipt in tx.batch(
         "add.known", ids=ids, now=tx.now_ms
     ):
-        job = jobs[key]
+        job = jobs[int(key)]
         if row is not None:
             known[job.queue, job.id] = _Known(row, nonce, parent_row, state, result)
         elif receipt and (job.nonce is None or job.nonce == receipt_nonce):

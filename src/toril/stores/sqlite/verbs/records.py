@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from toril.model import Attempt, JobRecord, JobRef, Parent
 from toril.options import DEFAULT_OPTIONS, HISTORY_LENGTH, Backoff, ChildPolicy, Deduplication, Keep, Options
@@ -42,9 +42,10 @@ def options_of(text: str | None) -> Options:
     """The options that `options_text` wrote. Raises ValueError or TypeError for what it cannot have written."""
     if text is None:
         return DEFAULT_OPTIONS
-    values = json.loads(text)
-    if not isinstance(values, dict):
+    values: Any = json.loads(text)
+    if type(values) is not dict:
         raise ValueError("they are no JSON object")
+    values = cast("dict[str, Any]", values)
     for name in ("keep_completed", "keep_failed"):
         if name in values:
             values[name] = Keep(*values[name])
