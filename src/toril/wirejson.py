@@ -80,7 +80,8 @@ def _check(value: Json, where: str) -> None:
 def _plain(value: Any) -> Json:
     """A dict or list for what is derived from one."""
     if isinstance(value, dict):
-        return dict(cast("dict[Any, Any]", value))
+        members: dict[Any, Any] = value
+        return dict(members)
     return list(value)
 
 
