@@ -79,10 +79,8 @@ def _check(value: Json, where: str) -> None:
 
 def _plain(value: Any) -> Json:
     """A dict or list for what is derived from one."""
-    if isinstance(value, dict):
-        members: dict[Any, Any] = value
-        return dict(members)
-    return list(value)
+    make: Any = dict if isinstance(value, dict) else list
+    return make(value)
 
 
 def _is_plain(value: Json) -> bool:
