@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import json
 import os
-import select
+import selectors
 import socket
 import sqlite3
 import threading
@@ -173,13 +173,16 @@ class Bell:
                 sockets: dict[socket.socket, Sound] = {
                     receiver: sound for sound, (_, receiver) in list(self._sockets.items())
                 }
-                ready, _, _ = select.select([stop, *sockets], [], [], NET_S)
-                if stop in ready and stop.recv(16) != b"+":
+                ready = _readable([stop, *sockets], NET_S)
+                if stop in ready and b"-" in stop.recv(16):
                     return
                 for receiver in ready:
                     if receiver in sockets:
                         self._receive(receiver, sockets[receiver])
-                version = reader.execute("PRAGMA data_version").fetchone()[0]
+                try:
+                    version = reader.execute("PRAGMA data_version").fetchone()[0]
+                except sqlite3.Error:  # locked or damaged for now: those who ask for jobs are told
+                    continue
                 if version != seen and not ready:
                     self._ring_here("jobs", None)
                     self._ring_here("events", None)
@@ -201,8 +204,7 @@ class Bell:
         while True:
             with contextlib.suppress(StoreError):
                 return open_reader(self._place)
-            ready, _, _ = select.select([stop], [], [], NET_S / 10)
-            if ready and stop.recv(16) != b"+":
+            if _readable([stop], NET_S / 10) and b"-" in stop.recv(16):
                 return None
 
     def _receive(self, receiver: socket.socket, sound: Sound) -> None:
@@ -240,6 +242,15 @@ class Bell:
         if self._directory is not None:
             with contextlib.suppress(OSError):
                 self._directory.rmdir()
+
+
+def _readable(sockets: list[socket.socket], timeout_s: float) -> list[socket.socket]:
+    """Those that have something to read; `select.select` would fail beyond 1,024 open files."""
+    with selectors.DefaultSelector() as selector:
+        for each in sockets:
+            selector.register(each, selectors.EVENT_READ)
+        ready = {key.fd for key, _ in selector.select(timeout_s)}
+    return [each for each in sockets if each.fileno() in ready]
 
 
 def _set(future: asyncio.Future[None]) -> None:

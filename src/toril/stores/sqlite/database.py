@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import queue
 import sqlite3
@@ -21,6 +22,8 @@ from toril.stores.sqlite.connection import Place, explain, open_reader, open_wri
 from toril.stores.sqlite.transaction import Transaction
 
 R = TypeVar("R")
+
+log = logging.getLogger(__name__)
 
 MAX_CALLS_PER_COMMIT = 64
 READERS = 2
@@ -184,8 +187,15 @@ class Database:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
-        self.bell.ring("jobs", transaction.rung)
-        self.bell.ring("events", transaction.told)
+        self._ring(transaction)
+
+    def _ring(self, transaction: Transaction) -> None:
+        """Wake whoever waits. What is committed stays so, whatever happens here."""
+        try:
+            self.bell.ring("jobs", transaction.rung)
+            self.bell.ring("events", transaction.told)
+        except Exception:
+            log.exception("nobody was woken by a commit: those who wait look again by themselves")
 
 
 def _is_hopeless(error: BaseException) -> bool:
