@@ -25,7 +25,7 @@ RESERVED = frozenset(
 """Names that BullMQ's keys use beside job ids; a job with such an id would overwrite its queue."""
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class TimeOrderedIds:
@@ -67,12 +67,7 @@ def check_job_id(job_id: str) -> str:
             BullMQ's own keys use. Digits and colons are BullMQ's rule; three colon-separated parts, which it lets
             through for historic reasons, are refused too, since flows cannot hold them.
     """
-    if not isinstance(job_id, str):
-        raise InvalidJob(f"a job id is text, not {job_id!r}")
-    if not job_id:
-        raise InvalidJob("the job id is empty: leave `job_id` out to have one drawn")
-    if len(job_id.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
-        raise InvalidJob(f"the job id {job_id[:40]!r}… is longer than {MAX_ID_BYTES} bytes: use a digest of it")
+    _check_text("job id", job_id, empty="leave `job_id` out to have one drawn", long="use a digest of it")
     if _INTEGER.fullmatch(job_id):
         raise InvalidJob(
             f"the job id {job_id!r} is all digits, which BullMQ keeps for its own: put a word before it, as in 'order-{job_id}'"
@@ -81,7 +76,7 @@ def check_job_id(job_id: str) -> str:
         raise InvalidJob(
             f"the job id {job_id!r} contains ':', which separates keys in Redis: use '-', as in {job_id.replace(':', '-')!r}"
         )
-    if _CONTROL.search(job_id) or any("\ud800" <= c <= "\udfff" for c in job_id):
+    if _is_unprintable(job_id):
         raise InvalidJob(f"the job id {job_id!r} contains a control character or half a surrogate pair: remove it")
     if job_id in RESERVED:
         raise InvalidJob(
@@ -96,13 +91,8 @@ def check_job_name(name: str) -> str:
     Raises:
         InvalidJob: it is empty, too long, or contains a control character.
     """
-    if not isinstance(name, str):
-        raise InvalidJob(f"a job's name is text, not {name!r}")
-    if not name:
-        raise InvalidJob("the job's name is empty: it says which handler works on it")
-    if len(name.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
-        raise InvalidJob(f"the job's name {name[:40]!r}… is longer than {MAX_ID_BYTES} bytes")
-    if _CONTROL.search(name) or any("\ud800" <= c <= "\udfff" for c in name):
+    _check_text("job's name", name, empty="it says which handler works on it", long="shorten it")
+    if _is_unprintable(name):
         raise InvalidJob(f"the job's name {name!r} contains a control character or half a surrogate pair: remove it")
     return name
 
@@ -113,14 +103,23 @@ def check_queue_name(name: str) -> str:
     Raises:
         InvalidJob: it is empty, too long, contains `:` (BullMQ's rule), braces, a glob or a control character.
     """
-    if not isinstance(name, str):
-        raise InvalidJob(f"a queue name is text, not {name!r}")
-    if not name:
-        raise InvalidJob("the queue name is empty")
-    if len(name.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
-        raise InvalidJob(f"the queue name {name[:40]!r}… is longer than {MAX_ID_BYTES} bytes")
-    if _CONTROL.search(name) or any(c in name for c in ":{}*?[]/\\") or any("\ud800" <= c <= "\udfff" for c in name):
+    _check_text("queue name", name, empty="give it one", long="shorten it")
+    if _is_unprintable(name) or any(c in name for c in ":{}*?[]/\\"):
         raise InvalidJob(
             f"the queue name {name!r} contains one of : {{ }} * ? [ ] / \\ or a control character: use letters, digits, '-', '_' and '.'"
         )
     return name
+
+
+def _check_text(what: str, text: str, *, empty: str, long: str) -> None:
+    if not isinstance(text, str):
+        raise InvalidJob(f"a {what} is text, not {text!r}")
+    if not text:
+        raise InvalidJob(f"the {what} is empty: {empty}")
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
+        raise InvalidJob(f"the {what} {text[:40]!r}… is longer than {MAX_ID_BYTES} bytes: {long}")
+
+
+def _is_unprintable(text: str) -> bool:
+    """Whether text has a control character or half a surrogate pair in it."""
+    return _CONTROL.search(text) is not None

@@ -7,6 +7,7 @@ import pytest
 from conformance.given import (
     LOCK_MS,
     QUEUE,
+    added,
     advance,
     complete,
     fail,
@@ -18,6 +19,8 @@ from conformance.given import (
     given_many,
     known,
     names_told,
+    new_job,
+    ref_of,
     state_of,
     told,
 )
@@ -127,3 +130,16 @@ async def test_cleaning_tells_how_many(store: Store) -> None:
 
     assert (await told(store))[-1] == ("cleaned", {"count": "2"})
     assert "removed" not in await names_told(store)
+
+
+async def test_a_nested_flow_that_is_cleaned_leaves_nothing_counted(store: Store) -> None:
+    root = new_job(store, has_children=True)
+    middle = new_job(store, has_children=True, parent=ref_of(root))
+    leaf = new_job(store, parent=ref_of(middle))
+    await added(store, root, middle, leaf)
+
+    await clean(store, State.WAITING_CHILDREN)
+
+    [summary] = await store.summaries([QUEUE])
+    assert {state: count for state, count in summary.counts.items() if count} == {State.WAITING: 1}
+    assert await found(store, State.WAITING) == [ref_of(leaf)]

@@ -133,7 +133,7 @@ def test_a_queue_name_holds_nothing_that_means_something_in_a_key(name: str) -> 
 
 
 def test_a_queue_name_is_neither_empty_nor_endless() -> None:
-    with pytest.raises(InvalidJob, match=r"^the queue name is empty$"):
+    with pytest.raises(InvalidJob, match=r"^the queue name is empty: give it one$"):
         check_queue_name("")
-    with pytest.raises(InvalidJob, match=r"is longer than 512 bytes$"):
+    with pytest.raises(InvalidJob, match=r"is longer than 512 bytes: shorten it$"):
         check_queue_name("x" * 513)

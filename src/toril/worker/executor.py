@@ -64,9 +64,11 @@ class Executor:
     async def _run(self, run: Run) -> None:
         """The whole course of one run. Nothing that a handler raises leaves it."""
         claim = run.claim
-        outcome: Outcome
+        outcome: Outcome = Released()
+        run.started = True
         try:
-            outcome = await self._outcome(run)
+            if not (run.lost or run.handed_back):
+                outcome = await self._outcome(run)
         except BaseException as error:  # KeyboardInterrupt and SystemExit of a handler must not end the worker
             outcome = await self._outcome_of_error(run, error)
         run.settling = True

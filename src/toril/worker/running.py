@@ -17,6 +17,7 @@ class Run:
     claim: Claim
     context: Context | None = None
     task: asyncio.Task[None] | None = None
+    started: bool = False
     lost: bool = False
     handed_back: bool = False
     settling: bool = False  # its handler has ended, and what became of it is not yet recorded
@@ -65,5 +66,5 @@ class Running:
         """Ask a handler to end: an async one by cancelling it, one in a thread by `ctx.cancelled`."""
         if run.context is not None:
             run.context.cancel_reason = reason
-        if run.task is not None and not run.settling:
+        if run.task is not None and run.started and not run.settling:  # one that has not begun sees it when it does
             run.task.cancel(reason)

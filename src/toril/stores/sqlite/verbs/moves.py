@@ -67,12 +67,13 @@ def evict(tx: Transaction, prefix: str, rows: list[int], *, receipts: bool) -> N
     text = json.dumps(rows)
     if receipts:
         tx.run("evict.receipts", rows=text, now=tx.now_ms)
-    for qid, state, count in tx.rows("job.states", rows=text):
-        tx.queue_of(prefix, qid).moved(state, None, count)
     for row, qid, job_id, parent_row in tx.batch("evict.family", rows=text):
         if parent_row is not None:
             drop_from_parent(tx, prefix, parent_row, qid, job_id)
         tx.run("evict.orphan", row=row)
         tx.run("evict.childless", row=row)
+    # Counted only now: a parent among them may just have been released by its child.
+    for qid, state, count in tx.rows("job.states", rows=text):
+        tx.queue_of(prefix, qid).moved(state, None, count)
     tx.run("evict.logs", rows=text)
     tx.run("evict.jobs", rows=text)
