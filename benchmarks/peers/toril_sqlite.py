@@ -1,5 +1,7 @@
 """Toril on its embedded SQLite file."""
 
+import sys
+
 from harness import CONCURRENCY, QUEUES, URL, Peer, on_job
 
 from toril import App
@@ -22,6 +24,7 @@ class PEER(Peer):
         await self.app.close()
 
     async def work(self):
+        sys.setswitchinterval(0.0005)  # as the command `toril worker` does
         self.open()
         for queue in self.queues.values():
 

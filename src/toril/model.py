@@ -24,6 +24,9 @@ class JobRef:
     def __str__(self) -> str:
         return f"{self.queue}/{self.id}"
 
+    def __hash__(self) -> int:
+        return hash(self.id)  # ids hardly ever meet across queues, and this is asked several times for each job
+
 
 @dataclass(frozen=True, slots=True)
 class Parent:

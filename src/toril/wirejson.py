@@ -14,6 +14,7 @@ Json = Any
 MAX_INTEGER = 2**53
 
 
+_scan: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined] # what `loads` calls between two looks for blanks
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _scalars = frozenset((str, bool, type(None)))
 
@@ -51,7 +52,11 @@ _write: Any = _make and _make(
 
 def decode(text: str) -> Json:
     """The value of JSON text. Raises ValueError when it is not JSON."""
-    return json.loads(text)
+    try:
+        value, end = _scan(text, 0)
+    except StopIteration:  # how the scanner says that there is nothing to read
+        return json.loads(text)
+    return value if end == len(text) else json.loads(text)
 
 
 def _check(value: Json, where: str) -> None:

@@ -18,6 +18,7 @@ from toril.cli import log
 from toril.cli.command import OK, UNFINISHED, Call, Commands, load_app, seconds, whole_number
 from toril.worker import Worker
 
+SWITCH_S = 0.0005
 LAST_THREADS_S = 1.0
 
 logger = logging.getLogger("toril.cli")
@@ -63,6 +64,8 @@ def _served(app: App, worker: Worker) -> tuple[int, asyncio.Runner]:
         finally:
             await app.close()
 
+    # The writer's thread asks for the interpreter at each step of SQLite; it must not wait 5 ms each time for handlers.
+    sys.setswitchinterval(SWITCH_S)
     runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
         return runner.run(serve()), runner
