@@ -26,7 +26,8 @@ define CHECK
 $(PY) -m ruff check .; \
 $(PY) -m ruff format --check .; \
 $(PY) -m mypy $(CHECKED); \
-$(PY) -m pyright $(CHECKED)
+$(PY) -m pyright $(CHECKED); \
+$(PY) -m pyright --pythonversion 3.14 src
 endef
 
 help:  ## list the targets
