@@ -149,12 +149,6 @@ class Transaction:
         known = self._queues.get(qid)
         return known or self._remember(prefix, self.one("queue.load_id", qid=qid))
 
-    def all_queues(self, prefix: str) -> list[QueueRow]:
-        """All queues of a prefix, as this transaction knows them."""
-        return [
-            self._queues.get(row[0]) or self._remember(prefix, row) for row in self.rows("queue.all", prefix=prefix)
-        ]
-
     def forget_queue(self, prefix: str, queue: QueueRow) -> None:
         """The queue is deleted by this transaction."""
         self._queues.pop(queue.qid, None)
