@@ -6,7 +6,7 @@ import os
 
 SIZES: dict[str, tuple[int, int]] = {
     # name: (smoke, prove)
-    "model_examples": (60, 2000),
+    "model_examples": (60, 1000),
     "model_steps": (30, 50),
     "planted_bug_examples": (200, 1000),
     "kills": (8, 200),

@@ -7,7 +7,8 @@ SELECT json_group_array(json_array(b.key, job.state, job.parent_row, job.policy,
 
 -- :receipts  Those that were recorded before and removed since.
 SELECT json_group_array(b.key)
-  FROM json_each(:claims) b JOIN receipt r ON r.qid = b.value ->> 0 AND r.id = b.value ->> 1 AND r.token = b.value ->> 2;
+  FROM json_each(:claims) b JOIN receipt r ON r.qid = b.value ->> 0 AND r.id = b.value ->> 1 AND r.token = b.value ->> 2
+ WHERE r.until_ms > :now;
 
 -- :completed
 UPDATE job

@@ -123,7 +123,7 @@ def _lost(tx: Transaction, prefix: str, settlements: Sequence[Settlement], missi
         claimed = settlements[key].claim
         queue = tx.queue(prefix, claimed.ref.queue)
         keys.append((None if queue is None else queue.qid, claimed.ref.id, claimed.token))
-    recorded = set(tx.batch("settle.receipts", claims=json.dumps(keys)))
+    recorded = set(tx.batch("settle.receipts", claims=json.dumps(keys), now=tx.now_ms))
     return [settlements[key].claim.ref for n, key in enumerate(missing) if n not in recorded]
 
 
