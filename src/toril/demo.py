@@ -15,11 +15,10 @@ import json
 import logging
 import os
 import shutil
-import signal
 import sys
 import sysconfig
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from toril.handlers import Context
 from toril.job import Call
 from toril.model import JobRecord
 from toril.options import Backoff, JobOptions
+from toril.posix import signals_to
 from toril.queue import Queue
 from toril.states import FINISHED, State
 from toril.wirejson import decode
@@ -204,7 +204,7 @@ async def _work(app: App, queues: Sequence[Queue], screen: Screen) -> None:
     """Run a worker until every job has ended, or somebody interrupts."""
     worker = app.worker(grace=5, stalled_interval=5)
     interrupted = asyncio.Event()
-    with _interrupts(interrupted):
+    with signals_to(lambda _: interrupted.set()):
         running = asyncio.create_task(worker.run())
         try:
             while not interrupted.is_set():
@@ -221,21 +221,6 @@ async def _work(app: App, queues: Sequence[Queue], screen: Screen) -> None:
             worker.stop()
             await running
         raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _interrupts(event: asyncio.Event) -> Generator[None, None, None]:
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    try:
-        for number in numbers:
-            with contextlib.suppress(NotImplementedError, RuntimeError):  # Windows, or not the main thread
-                loop.add_signal_handler(number, event.set)
-        yield
-    finally:
-        for number in numbers:
-            with contextlib.suppress(NotImplementedError, RuntimeError):
-                loop.remove_signal_handler(number)
 
 
 async def _account(queues: Sequence[Queue], summary: Summary) -> None:

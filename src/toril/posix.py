@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 HAS_DATAGRAMS = hasattr(socket, "AF_UNIX") and sys.platform != "win32"
@@ -20,6 +22,22 @@ def after_fork_in_child(action: Callable[[], None]) -> None:
     """Call `action` in every child that is forked from this process."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=action)
+
+
+@contextlib.contextmanager
+def signals_to(action: Callable[[int], None]) -> Generator[None, None, None]:
+    """Meanwhile, call `action` in the running loop for SIGTERM and SIGINT, where a loop can be told of signals."""
+    loop = asyncio.get_running_loop()
+    installed: list[int] = []
+    for known in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
+            loop.add_signal_handler(known, action, known)
+            installed.append(known)
+    try:
+        yield
+    finally:
+        for number in installed:
+            loop.remove_signal_handler(number)
 
 
 def make_private(path: Path) -> None:

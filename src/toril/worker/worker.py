@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from toril.clock import reached
@@ -18,6 +18,7 @@ from toril.errors import ConfigError, StoreUnavailable
 from toril.handlers import HandlerTable, registered
 from toril.model import JobRef, WorkerInfo
 from toril.options import Duration, RateLimit, to_ms
+from toril.posix import signals_to
 from toril.store import Store
 from toril.version import VERSION
 from toril.worker.announcer import TTL_MS
@@ -84,6 +85,7 @@ class Worker:
         self._hurrying: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: Running | None = None
+        self._signalled = False
 
     # ---------------------------------------------------------------- life
 
@@ -96,9 +98,10 @@ class Worker:
         self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
         self._started_at_ms = self._store.clock.now_ms()
         self._state = "running"
+        self._signalled = False
         loops = Loops(self._terms, self.info)
         self._running = loops.running
-        with self._signals(handle_signals):
+        with signals_to(self._on_signal) if handle_signals else contextlib.nullcontext():
             side = None if self._store.clock.turned else SideThread(loops.renewer)
             try:
                 async with asyncio.TaskGroup() as loops_group:
@@ -171,37 +174,16 @@ class Worker:
 
     # ---------------------------------------------------------------- start and end
 
-    @contextlib.contextmanager
-    def _signals(self, wanted: bool) -> Generator[None, None, None]:
-        if not wanted:
-            yield
+    def _on_signal(self, number: int) -> None:
+        """The first signal stops the worker, a second one hurries it."""
+        name = signal.Signals(number).name
+        if self._signalled:
+            log.warning("%s again: handing back what runs", name)
+            self.hurry()
             return
-        assert self._loop is not None
-        received: list[int] = []
-
-        def on_signal(number: int) -> None:
-            received.append(number)
-            if len(received) == 1:
-                log.info(
-                    "%s: finishing what runs, for at most %g s",
-                    signal.Signals(number).name,
-                    self._terms.grace_ms / 1000,
-                )
-                self.stop()
-            else:
-                log.warning("%s again: handing back what runs", signal.Signals(number).name)
-                self.hurry()
-
-        installed: list[int] = []
-        for known in (signal.SIGTERM, signal.SIGINT):
-            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
-                self._loop.add_signal_handler(known, on_signal, known)
-                installed.append(known)
-        try:
-            yield
-        finally:
-            for number in installed:
-                self._loop.remove_signal_handler(number)
+        self._signalled = True
+        log.info("%s: finishing what runs, for at most %g s", name, self._terms.grace_ms / 1000)
+        self.stop()
 
     def _say_start(self) -> None:
         queues = ", ".join(f"{served.name} ({served.concurrency})" for served in self._terms.served)

@@ -1,7 +1,7 @@
 -- Store units of jobs.
 
 -- :known  Jobs and receipts that have one of these ids already.
-SELECT json_group_array(json_array(w.key, j.row, j.nonce, j.parent_row, j.state, j.result, r.nonce, r.id IS NOT NULL))
+SELECT json_group_array(json_array(w.key, j.row, j.nonce, j.parent_row, r.nonce, r.id IS NOT NULL))
   FROM json_each(:ids) w
   LEFT JOIN job j ON j.qid = w.value ->> 0 AND j.id = w.value ->> 1
   LEFT JOIN receipt r ON r.qid = w.value ->> 0 AND r.id = w.value ->> 1 AND r.until_ms > :now
@@ -18,6 +18,13 @@ SELECT q.name, j.id FROM job j JOIN queue q ON q.qid = j.qid WHERE j.row = :row;
 
 -- :child  Tell a parent of its child.
 INSERT OR IGNORE INTO child (parent_row, qid, id) VALUES (:parent_row, :qid, :id);
+
+-- :attach  Tell a child of its parent.
+UPDATE job SET parent_row = :parent_row, policy = :policy WHERE row = :row;
+
+-- :completed  What a child that has completed already brings along.
+UPDATE child SET state = 'completed', result = (SELECT result FROM job WHERE row = :row)
+ WHERE parent_row = :parent_row AND qid = :qid AND id = :id AND state = 'pending';
 
 -- :expect  Count children that a parent waits for.
 UPDATE job SET pending = (SELECT count(*) FROM child WHERE parent_row = :parent_row AND state = 'pending')

@@ -45,9 +45,6 @@ UPDATE job SET pending = pending + 1 WHERE row = :row;
 -- :set_data
 UPDATE job SET data = :value WHERE row = :row;
 
--- :set_progress
-UPDATE job SET progress = :value WHERE row = :row;
-
 -- :set_priority
 UPDATE job SET priority = :priority, state = :state, rank = :rank, place = :place WHERE row = :row;
 

@@ -27,6 +27,12 @@ INSERT INTO queue (prefix, name) VALUES (:prefix, :name);
 -- :delete
 DELETE FROM queue WHERE qid = :qid;
 
+-- :delete_events
+DELETE FROM event WHERE qid = :qid;
+
+-- :delete_receipts
+DELETE FROM receipt WHERE qid = :qid;
+
 -- :oldest  When the first of a state became ready.
 SELECT ready_at_ms FROM job WHERE qid = :qid AND state = :state ORDER BY rank, place LIMIT 1;
 

@@ -12,7 +12,7 @@ from toril.errors import JobNotFound, ParentTaken, QueueFull, TorilError
 from toril.model import Added, JobRef, NewJob, Receipt, Refusal, Unit
 from toril.states import State
 from toril.stores.sqlite.transaction import SQL, QueueRow, Transaction
-from toril.stores.sqlite.verbs.moves import release_parent
+from toril.stores.sqlite.verbs.moves import Job, release_parent
 from toril.stores.sqlite.verbs.records import options_text
 
 STEPS = (256, 32, 4, 1)
@@ -26,8 +26,6 @@ class _Known:
     row: int | None
     nonce: str | None
     parent_row: int | None = None
-    state: str = ""
-    result: str | None = None
 
 
 class Repeated(Exception):
@@ -95,12 +93,10 @@ def _known(tx: Transaction, queues: dict[str, QueueRow], jobs: list[NewJob]) -> 
     """Jobs that are there already, and jobs of which only the receipt is left."""
     ids = json.dumps([(queues[job.queue].qid, job.id) for job in jobs])
     known: dict[tuple[str, str], _Known] = {}
-    for key, row, nonce, parent_row, state, result, receipt_nonce, receipt in tx.batch(
-        "add.known", ids=ids, now=tx.now_ms
-    ):
+    for key, row, nonce, parent_row, receipt_nonce, receipt in tx.batch("add.known", ids=ids, now=tx.now_ms):
         job = jobs[int(key)]
         if row is not None:
-            known[job.queue, job.id] = _Known(row, nonce, parent_row, state, result)
+            known[job.queue, job.id] = _Known(row, nonce, parent_row)
         elif receipt and (job.nonce is None or job.nonce == receipt_nonce):
             known[job.queue, job.id] = _Known(None, receipt_nonce)
     return known
@@ -204,21 +200,17 @@ def _attach(tx: Transaction, prefix: str, children: list[tuple[NewJob, int]]) ->
     for job, qid in children:
         assert job.parent is not None
         parent = tx.one("job.get", qid=_queue(tx, prefix, job.parent.ref.queue).qid, id=job.parent.ref.id)
-        row, _, state, _, _, _, _, _, _, parent_row, *_ = tx.one("job.get", qid=qid, id=job.id)
-        if parent is None or parent_row not in (None, parent[0]):
+        child = Job(*tx.one("job.get", qid=qid, id=job.id))
+        if parent is None or child.parent_row not in (None, parent[0]):
             continue
-        tx.run("add.child", parent_row=parent[0], qid=qid, id=job.id)
-        tx.connection.execute(
-            "UPDATE job SET parent_row = ?, policy = ? WHERE row = ?", (parent[0], job.parent.policy.value, row)
-        )
-        if state == State.COMPLETED:
-            result = tx.connection.execute("SELECT result FROM job WHERE row = ?", (row,)).fetchone()[0]
-            tx.run(
-                "settle.child", parent_row=parent[0], qid=qid, id=job.id, state="completed", result=result, reason=None
-            )
+        names = {"parent_row": parent[0], "qid": qid, "id": job.id}
+        tx.run("add.child", **names)
+        tx.run("add.attach", row=child.row, parent_row=parent[0], policy=job.parent.policy.value)
+        if child.state == State.COMPLETED:
+            tx.run("add.completed", row=child.row, **names)
         parents.add(parent[0])
     for row in parents:
         tx.run("add.expect", parent_row=row)
-        found = tx.one("job.get_row", row=row)
-        if found[2] == State.WAITING_CHILDREN and found[11] == 0:
-            release_parent(tx, prefix, (found[15], found[1], found[2], 0, found[5], found[6]), row)
+        found = Job(*tx.one("job.get_row", row=row))
+        if found.state == State.WAITING_CHILDREN and found.pending == 0:
+            release_parent(tx, prefix, (found.qid, found.id, found.state, 0, found.priority, found.delay_ms), row)

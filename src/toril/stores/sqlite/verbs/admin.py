@@ -3,43 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from toril.errors import QueueBusy, QueueNotPaused
 from toril.model import Answer, JobRef, QueueSettings, Update
+from toril.options import RateLimit
 from toril.states import FINISHED, State
 from toril.stores.sqlite.transaction import QueueRow, Transaction
 from toril.stores.sqlite.verbs.hold import write_logs, write_progress
-from toril.stores.sqlite.verbs.moves import enqueue, evict, standing
+from toril.stores.sqlite.verbs.moves import Job, enqueue, evict, postpone, standing
 from toril.stores.sqlite.verbs.records import options_of
 
 PIECE = 1000
 """How many jobs one transaction of a long removal takes."""
-
-
-class Job(NamedTuple):
-    """What changing one job needs to know; a row of `job.get`."""
-
-    row: int
-    id: str
-    state: str
-    rank: int
-    place: int
-    priority: int
-    delay_ms: int
-    token: str | None
-    locked_until_ms: int | None
-    parent_row: int | None
-    policy: str | None
-    pending: int
-    history: str | None
-    options: str | None
-    log_tail: int
-    qid: int
-
-    def is_locked(self, now_ms: int) -> bool:
-        """Whether a worker holds it."""
-        return self.state == State.ACTIVE and (self.locked_until_ms or 0) > now_ms
 
 
 def _find(tx: Transaction, prefix: str, ref: JobRef) -> tuple[QueueRow, Job] | None:
@@ -139,7 +114,7 @@ def _update(tx: Transaction, prefix: str, item: Update) -> Answer:
     if item.priority is not None:
         _change_priority(tx, queue, job, item.priority, lifo=item.lifo)
     if item.delay_ms is not None:
-        _change_delay(tx, queue, job, item.delay_ms)
+        postpone(tx, queue, job.row, job.id, job.state, item.delay_ms)
     return Answer.DONE
 
 
@@ -152,28 +127,11 @@ def _change_priority(tx: Transaction, queue: QueueRow, job: Job, priority: int, 
     tx.run("job.set_priority", row=job.row, priority=priority, state=state, rank=rank, place=place)
 
 
-def _change_delay(tx: Transaction, queue: QueueRow, job: Job, delay_ms: int) -> None:
-    due_ms = tx.now_ms + delay_ms
-    tx.run(
-        "job.move",
-        row=job.row,
-        state=State.DELAYED,
-        rank=due_ms,
-        place=queue.back(),
-        delay_ms=delay_ms,
-        ready_at_ms=None,
-    )
-    tx.emit(queue, "delayed", job.id, due_at_ms=str(due_ms))
-    tx.ring(queue)
-
-
 # -------------------------------------------------------------------- queues
 
 
 def settings_of(queue: QueueRow | None, now_ms: int) -> QueueSettings:
     """What is set on a queue; the defaults for one that nobody has used."""
-    from toril.options import RateLimit
-
     if queue is None:
         return QueueSettings()
     rate = None if queue.rate_max is None else RateLimit(queue.rate_max, per=(queue.rate_per_ms or 1000) / 1000)
@@ -249,8 +207,8 @@ def obliterate_piece(tx: Transaction, prefix: str, name: str, force: bool) -> in
         raise QueueBusy(name, queue.active)
     removed = _remove_piece(tx, prefix, queue, tuple(State))
     if not removed:
-        for table in ("event", "receipt"):
-            tx.connection.execute(f"DELETE FROM {table} WHERE qid = ?", (queue.qid,))
+        tx.run("queue.delete_events", qid=queue.qid)
+        tx.run("queue.delete_receipts", qid=queue.qid)
         tx.run("queue.delete", qid=queue.qid)
         tx.forget_queue(prefix, queue)
     return removed

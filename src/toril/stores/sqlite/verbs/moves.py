@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from toril.states import State
 from toril.stores.sqlite.transaction import QueueRow, Transaction
+
+
+class Job(NamedTuple):
+    """What changing one job needs to know; a row of `job.get`."""
+
+    row: int
+    id: str
+    state: str
+    rank: int
+    place: int
+    priority: int
+    delay_ms: int
+    token: str | None
+    locked_until_ms: int | None
+    parent_row: int | None
+    policy: str | None
+    pending: int
+    history: str | None
+    options: str | None
+    log_tail: int
+    qid: int
+
+    def is_locked(self, now_ms: int) -> bool:
+        """Whether a worker holds it."""
+        return self.state == State.ACTIVE and (self.locked_until_ms or 0) > now_ms
 
 
 def standing(queue: QueueRow, priority: int, *, front: bool = False) -> tuple[State, int, int]:
@@ -30,24 +55,28 @@ def enqueue(
     tx.ring(queue)
 
 
+def postpone(tx: Transaction, queue: QueueRow, row: int, job_id: str, before: str, delay_ms: int) -> None:
+    """Let one job run after a delay that counts from now, wherever it stood."""
+    due_ms, place = tx.now_ms + delay_ms, queue.back()
+    tx.run("job.move", row=row, state=State.DELAYED, rank=due_ms, place=place, delay_ms=delay_ms, ready_at_ms=None)
+    queue.moved(before, State.DELAYED)
+    tx.emit(queue, "delayed", job_id, due_at_ms=str(due_ms))
+    tx.ring(queue)
+
+
+def release_when_done(tx: Transaction, prefix: str, parent_row: int) -> None:
+    """One child less to wait for; after the last one, the parent is released."""
+    parent = tx.one("settle.parent", row=parent_row)
+    if parent is not None and parent[3] == 0 and parent[2] == State.WAITING_CHILDREN:
+        release_parent(tx, prefix, parent, parent_row)
+
+
 def release_parent(tx: Transaction, prefix: str, parent: tuple[Any, ...], parent_row: int) -> None:
     """A parent may run, or begins to serve its own delay. `parent` is a row of `settle.parent`."""
     qid, job_id, state, _, priority, delay_ms = parent
     queue = tx.queue_of(prefix, qid)
     if delay_ms > 0:
-        due_ms = tx.now_ms + delay_ms
-        tx.run(
-            "job.move",
-            row=parent_row,
-            state=State.DELAYED,
-            rank=due_ms,
-            place=queue.back(),
-            delay_ms=delay_ms,
-            ready_at_ms=None,
-        )
-        queue.moved(state, State.DELAYED)
-        tx.emit(queue, "delayed", job_id, due_at_ms=str(due_ms))
-        tx.ring(queue)
+        postpone(tx, queue, parent_row, job_id, state, delay_ms)
         return
     enqueue(tx, queue, parent_row, job_id, state, priority, front=not priority)
 
@@ -55,9 +84,7 @@ def release_parent(tx: Transaction, prefix: str, parent: tuple[Any, ...], parent
 def drop_from_parent(tx: Transaction, prefix: str, parent_row: int, qid: int, job_id: str) -> None:
     """A child goes: a parent that waited for nothing else is released."""
     if tx.run("settle.forget_child", parent_row=parent_row, qid=qid, id=job_id):
-        parent = tx.one("settle.parent", row=parent_row)
-        if parent is not None and parent[3] == 0 and parent[2] == State.WAITING_CHILDREN:
-            release_parent(tx, prefix, parent, parent_row)
+        release_when_done(tx, prefix, parent_row)
 
 
 def evict(tx: Transaction, prefix: str, rows: list[int], *, receipts: bool) -> None:

@@ -28,7 +28,7 @@ from toril.options import ChildPolicy, Keep
 from toril.states import State
 from toril.stores.sqlite.transaction import QueueRow, Transaction
 from toril.stores.sqlite.verbs.claim import claim
-from toril.stores.sqlite.verbs.moves import evict, ready, release_parent, standing
+from toril.stores.sqlite.verbs.moves import drop_from_parent, evict, ready, release_parent, release_when_done, standing
 from toril.stores.sqlite.verbs.records import appended
 
 
@@ -251,9 +251,7 @@ def _tell_parent(
         reason=reason,
     )
     if told:
-        parent = tx.one("settle.parent", row=item.parent_row)
-        if parent is not None and parent[3] == 0 and parent[2] == State.WAITING_CHILDREN:
-            release_parent(tx, prefix, parent, item.parent_row)
+        release_when_done(tx, prefix, item.parent_row)
 
 
 def _child_failed(tx: Transaction, prefix: str, item: _Held, reason: str) -> None:
@@ -266,8 +264,7 @@ def _child_failed(tx: Transaction, prefix: str, item: _Held, reason: str) -> Non
         case ChildPolicy.IGNORE:
             _tell_parent(tx, prefix, item, "ignored", reason=reason)
         case ChildPolicy.REMOVE:
-            if tx.run("settle.forget_child", parent_row=row, qid=item.queue.qid, id=item.id):
-                _release(tx, prefix, row, tx.one("settle.parent", row=row), only_when_done=True)
+            drop_from_parent(tx, prefix, row, item.queue.qid, item.id)
         case ChildPolicy.CONTINUE:
             if tx.run(
                 "settle.child",
@@ -278,7 +275,7 @@ def _child_failed(tx: Transaction, prefix: str, item: _Held, reason: str) -> Non
                 result=None,
                 reason=reason,
             ):
-                _release(tx, prefix, row, tx.one("settle.parent", row=row), only_when_done=False)
+                _release(tx, prefix, row, tx.one("settle.parent", row=row))
         case ChildPolicy.FAIL:
             if tx.run(
                 "settle.child",
@@ -292,13 +289,12 @@ def _child_failed(tx: Transaction, prefix: str, item: _Held, reason: str) -> Non
                 parent = tx.one("settle.parent", row=row)
                 if parent is not None and parent[2] not in (State.FAILED, State.COMPLETED):
                     tx.run("settle.defer", row=row, reason=f"child {item.settlement.claim.ref} failed")
-                    _release(tx, prefix, row, parent, only_when_done=False)
+                    _release(tx, prefix, row, parent)
 
 
-def _release(tx: Transaction, prefix: str, row: int, parent: tuple[Any, ...] | None, *, only_when_done: bool) -> None:
-    if parent is None or (only_when_done and parent[3]):
-        return
-    if parent[2] in (State.WAITING_CHILDREN, State.DELAYED) and not (only_when_done and parent[2] == State.DELAYED):
+def _release(tx: Transaction, prefix: str, row: int, parent: tuple[Any, ...] | None) -> None:
+    """Let a parent go on though others of its children are pending."""
+    if parent is not None and parent[2] in (State.WAITING_CHILDREN, State.DELAYED):
         release_parent(tx, prefix, parent, row)
 
 
