@@ -1,0 +1,103 @@
+"""Look, and change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from toril.model import Child, JobRecord, JobRef, LogPage, Page, QueueSettings, QueueSummary
+from toril.states import State
+from toril.stores.redis.calls import Calls, QueueRow, RefRow, flat_of, literal
+from toril.stores.redis.keys import COLLECTIONS, Places
+from toril.stores.redis.wire import records
+
+
+class RedisInspector(Calls):
+    """What people and dashboards read."""
+
+    async def get(self, refs: Sequence[JobRef]) -> list[JobRecord | None]:
+        if not refs:
+            return []
+        places = Places(self._keys)
+        now_ms = await self._connections.now_ms()
+        rows = [RefRow(places.of(ref.queue), ref.id) for ref in refs]
+        answers = await self._run("get", places, refs=rows)
+        return [records.read_record(ref, answer, now_ms, self._keys) for ref, answer in zip(refs, answers, strict=True)]
+
+    async def find(
+        self, queue: str, state: State, *, after: str | None = None, limit: int = 50, newest_first: bool = False
+    ) -> Page[JobRecord]:
+        place, _, after_id = (after or "").partition(":")
+        found = await self._run(
+            "find",
+            self._place(queue),
+            collection=COLLECTIONS[state],
+            after_id=after_id,
+            after_place=place,
+            limit=limit + 1,
+            reversed=int(newest_first),
+        )
+        shown = found[:limit]
+        records = await self.get([JobRef(queue, job_id) for job_id, _ in shown])
+        more = f"{shown[-1][1]}:{shown[-1][0]}" if len(found) > limit and shown else None
+        return Page(tuple(record for record in records if record is not None), more)
+
+    async def summaries(self, queues: Sequence[str] | None = None) -> list[QueueSummary]:
+        names = await self._queues() if queues is None else queues
+        if not names:
+            return []
+        places = Places(self._keys)
+        now_ms = await self._connections.now_ms()
+        asked = [QueueRow(places.of(name)) for name in names]
+        answers = await self._run("summaries", places, asked=asked)
+        return [_summary(name, answer, now_ms) for name, answer in zip(names, answers, strict=True)]
+
+    async def _queues(self) -> list[str]:
+        pattern = f"{literal(self._keys.prefix)}:*:meta"
+        found: set[str] = set()
+        cursor = "0"
+        while True:
+            cursor, page = await self._connections.command("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+            found.update(key.removeprefix(f"{self._keys.prefix}:").removesuffix(":meta") for key in page)
+            if cursor in ("0", 0):
+                return sorted(name for name in found if name and ":" not in name)
+
+    async def children(self, ref: JobRef) -> list[Child]:
+        found = await self._run("children", self._place(ref.queue), id=ref.id)
+        return [
+            Child(
+                self._keys.ref_of(key),
+                state,
+                result=text if state == "completed" else None,
+                reason=text if state in ("failed", "ignored") else None,
+            )
+            for key, state, text in found
+        ]
+
+    async def logs(self, ref: JobRef, *, first: int = 0, limit: int = 1000) -> LogPage:
+        key = self._keys.job(ref) + ":logs"
+        lines = await self._connections.command("LRANGE", key, first, first + limit - 1)
+        return LogPage(tuple(lines), first, await self._connections.command("LLEN", key))
+
+    async def settings(self, queue: str) -> QueueSettings:
+        flat = await self._connections.command("HGETALL", self._keys.base(queue) + "meta")
+        return records.read_settings(flat_of(flat), await self._connections.now_ms())
+
+
+def _summary(name: str, answer: Sequence[Any], now_ms: int) -> QueueSummary:
+    *counts, settings, oldest = answer
+    states = (
+        State.WAITING,
+        State.PRIORITIZED,
+        State.DELAYED,
+        State.ACTIVE,
+        State.WAITING_CHILDREN,
+        State.COMPLETED,
+        State.FAILED,
+    )
+    return QueueSummary(
+        name,
+        dict(zip(states, counts, strict=True)),
+        records.read_settings(settings, now_ms),
+        int(oldest) if oldest else None,
+    )

@@ -1,0 +1,44 @@
+"""JSON and numbers as peers write them, wrongly too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+Flat = Sequence[str]
+"""A hash as Redis answers it: name, text, name, text…"""
+
+
+def fields_of(flat: Flat) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def number(job: Mapping[str, str], name: str) -> int:
+    text = job.get(name)
+    try:
+        return int(float(text)) if text else 0
+    except ValueError:
+        return 0
+
+
+def moment(job: Mapping[str, str], name: str) -> int | None:
+    return number(job, name) if job.get(name) else None
+
+
+def parsed(text: str | None) -> Any:
+    """The value of JSON text that a peer may have written wrongly; None then."""
+    try:
+        return json.loads(text) if text else None
+    except ValueError:
+        return None
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value if isinstance(value, dict) else {})
+
+
+def as_list(value: Any) -> list[Any]:
+    return list(cast("Iterable[Any]", value)) if isinstance(value, list) else []
