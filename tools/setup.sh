@@ -134,7 +134,21 @@ python_packages() {
 
 servers() {
   need redis-server redis-server "the tests of the Redis store each use a server of their own"
-  # PostgreSQL, the npm packages of tests/interop and Chromium come here, a line each, with the first test that needs them.
+  need chromium chromium "the tests look at Bull Board as a person would"
+  # PostgreSQL comes here with the first test that needs it.
+}
+
+# The real BullMQ and Bull Board, once for each content of package-lock.json.
+node_packages() {
+  local folder=tests/interop/node key
+  need node nodejs "the tests let the real BullMQ share queues with Toril"
+  need npm npm "it installs the real BullMQ for the tests"
+  key="$(sha256sum <$folder/package-lock.json)"
+  [ "$(cat $folder/node_modules/.ready 2>/dev/null)" != "$key" ] || return 0
+  say "Installing BullMQ 5 and 6 and Bull Board into $folder/node_modules by npm."
+  unseen npm ci --prefix $folder --no-audit --no-fund --ignore-scripts ||
+    stop "npm cannot install the packages of $folder ($reason): check that this machine reaches its npm registry, then run \`make $goal\` again; details in $log."
+  printf '%s\n' "$key" >$folder/node_modules/.ready
 }
 
 
@@ -150,7 +164,7 @@ case "$goal" in
     exec 9<tools/setup.sh
     ! command -v flock >/dev/null || flock 9
     python_packages
-    [ "$goal" != test ] || servers
+    [ "$goal" != test ] || { servers; node_packages; }
     hand_back
     ;;
   hand-back) hand_back ;;
