@@ -138,15 +138,15 @@ servers() {
   # PostgreSQL comes here with the first test that needs it.
 }
 
-# The real BullMQ and Bull Board, once for each content of package-lock.json.
+# The real BullMQ and Bull Board, once for each content of package.json.
 node_packages() {
   local folder=tests/interop/node key
   need node nodejs "the tests let the real BullMQ share queues with Toril"
   need npm npm "it installs the real BullMQ for the tests"
-  key="$(sha256sum <$folder/package-lock.json)"
+  key="$(sha256sum <$folder/package.json)"
   [ "$(cat $folder/node_modules/.ready 2>/dev/null)" != "$key" ] || return 0
   say "Installing BullMQ 5 and 6 and Bull Board into $folder/node_modules by npm."
-  unseen npm ci --prefix $folder --no-audit --no-fund --ignore-scripts ||
+  unseen npm install --prefix $folder --no-package-lock --no-audit --no-fund --ignore-scripts ||
     stop "npm cannot install the packages of $folder ($reason): check that this machine reaches its npm registry, then run \`make $goal\` again; details in $log."
   printf '%s\n' "$key" >$folder/node_modules/.ready
 }
