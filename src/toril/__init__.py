@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from toril.app import App, AppQueue
     from toril.errors import (
         ConfigError,
+        CrossSlot,
         InvalidData,
         InvalidJob,
         JobError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         StoreError,
         StoreUnavailable,
         TorilError,
+        Unconfirmed,
         UnknownJob,
         Unrecoverable,
         UnsupportedStore,
@@ -52,6 +54,7 @@ _WHERE = {
     "toril.places": ("connect",),
     "toril.errors": (
         "ConfigError",
+        "CrossSlot",
         "InvalidData",
         "InvalidJob",
         "JobError",
@@ -71,6 +74,7 @@ _WHERE = {
         "TorilError",
         "UnknownJob",
         "Unrecoverable",
+        "Unconfirmed",
         "UnsupportedStore",
         "WrongState",
     ),
@@ -129,6 +133,7 @@ __all__ = [
     "Call",
     "ConfigError",
     "Context",
+    "CrossSlot",
     "Delay",
     "Event",
     "Handler",
@@ -160,6 +165,7 @@ __all__ = [
     "StoreUnavailable",
     "Throttle",
     "TorilError",
+    "Unconfirmed",
     "UnknownJob",
     "Unrecoverable",
     "UnsupportedStore",

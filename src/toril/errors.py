@@ -8,6 +8,7 @@ TorilError
 │   └── InvalidData        its data does not fit the handler's parameters
 ├── QueueError
 │   ├── QueueFull          the queue admits no more jobs for now
+│   ├── CrossSlot          jobs of one unit lie in several slots of a cluster
 │   ├── QueueNotPaused     obliterate wants a paused queue
 │   └── QueueBusy          obliterate wants a queue without running jobs, or force
 ├── JobError
@@ -20,6 +21,7 @@ TorilError
 │   └── Unrecoverable      raise it in a handler: trying again is useless
 └── StoreError
     ├── StoreUnavailable   the store cannot be reached or written right now
+    ├── Unconfirmed        the job is stored, and not yet as safely as was asked
     ├── StoreDamaged       the store's data is not what it should be
     └── UnsupportedStore   this store cannot be used: wrong place, version or schema
 """
@@ -89,6 +91,16 @@ class QueueFull(QueueError):
         self.queue = queue
         self.waiting = waiting
         self.max_waiting = max_waiting
+
+
+class CrossSlot(QueueError):
+    """Jobs that are stored together lie in several slots of a Redis Cluster. Nothing was stored."""
+
+    def __init__(self, queue: str, other: str) -> None:
+        super().__init__(
+            f"queues {queue!r} and {other!r} lie in different slots of the cluster, where nothing is stored together: "
+            "leave out shard=queue to keep all queues in one slot"
+        )
 
 
 class QueueNotPaused(QueueError):
@@ -177,6 +189,14 @@ class StoreUnavailable(StoreError):
     def __init__(self, message: str, *, retry_after_ms: int = 1000) -> None:
         super().__init__(message)
         self.retry_after_ms = retry_after_ms
+
+
+class Unconfirmed(StoreError):
+    """The job is stored, and not as safely as was asked: the server may lose it. Adding it again makes no second one."""
+
+    def __init__(self, ref: JobRef, reason: str) -> None:
+        super().__init__(f"{ref} is stored, but {reason}")
+        self.ref = ref
 
 
 class StoreDamaged(StoreError):

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, Literal, TypeVar
 
-from toril.errors import TorilError
-from toril.options import ChildPolicy, Options, RateLimit
+from toril.errors import ConfigError, TorilError
+from toril.options import ChildPolicy, Confirm, Options, RateLimit
 from toril.states import State
 
 T = TypeVar("T")
+
+DEFAULT_METRICS_MINUTES = 1440
+MAX_METRICS_MINUTES = 44_640
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -63,6 +66,7 @@ class Unit:
     """Jobs that are stored together or not at all: one job, an `add_many`, or a flow with parents before children."""
 
     jobs: tuple[NewJob, ...]
+    confirm: Confirm | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +361,15 @@ class QueueSettings:
     max_waiting: int | None = None
     events: bool = True
     max_events: int = 10_000
+    metrics_minutes: int = DEFAULT_METRICS_MINUTES  # that `series` keeps; 0: finished jobs are not counted
     limited_until_ms: int | None = None  # read only: set by `throttle` and by limits reached
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.metrics_minutes <= MAX_METRICS_MINUTES:
+            raise ConfigError(
+                f"metrics_minutes must be from 0, which counts nothing, to {MAX_METRICS_MINUTES:,}, which is 31 days, "
+                f"not {self.metrics_minutes!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +380,20 @@ class QueueSummary:
     counts: Mapping[State, int]
     settings: QueueSettings
     oldest_ready_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """How many jobs of a queue have completed, or failed, in each of the newest minutes.
+
+    `counts` is as long as was asked for, the oldest minute first; the last one is still running and ends at
+    `until_ms`. A minute whose count is not kept is 0, as one in which nothing ended. `total` counts all since counting
+    began, in whatever minute.
+    """
+
+    total: int
+    counts: tuple[int, ...]
+    until_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,9 +437,10 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that `doctor` says: how bad, about what, and the next step."""
+    """Something that `doctor` says: how bad, about what, and the next step. `mendable`: the verb `repair` would mend it."""
 
     level: Literal["ok", "warning", "error"]
     about: str
     message: str
     repair: str | None = None
+    mendable: bool = False

@@ -184,6 +184,21 @@ class RateLimit:
         object.__setattr__(self, "per_ms", per_ms)
 
 
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """What must be so within `within_ms` before an add is acknowledged: so many `replicas` have it, or it is on disk (`aof`)."""
+
+    replicas: int = 0
+    aof: bool = False
+    within_ms: int = SECOND_MS
+
+    def or_stronger(self, other: Confirm | None) -> Confirm:
+        """What both ask for."""
+        if other is None:
+            return self
+        return Confirm(max(self.replicas, other.replicas), self.aof or other.aof, max(self.within_ms, other.within_ms))
+
+
 class JobOptions(TypedDict, total=False):
     """Everything `add` accepts besides a name and data. Durations are seconds or timedeltas."""
 
@@ -200,6 +215,9 @@ class JobOptions(TypedDict, total=False):
     keep_result: Duration
     keep_logs: int
     size_limit: int
+    wait_replicas: int
+    wait_aof: bool
+    wait_timeout: Duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +287,22 @@ def resolve(given: JobOptions, now_ms: int) -> Options:
         keep_logs=_integer(given, "keep_logs", DEFAULT_KEEP_LOGS, 0, 1_000_000),
         size_limit=_integer(given, "size_limit", DEFAULT_SIZE_LIMIT, 1, 512 * 1024 * 1024),
     )
+
+
+def confirm_of(given: JobOptions) -> Confirm | None:
+    """What an add is to wait for besides the store's own word; None for nothing.
+
+    Raises:
+        ConfigError: an option is out of its range.
+    """
+    replicas = _integer(given, "wait_replicas", 0, 0, 100)
+    aof = given.get("wait_aof", False)
+    if not isinstance(aof, bool):
+        raise ConfigError(f"wait_aof is True or False, not {aof!r}")
+    within_ms = to_ms(given.get("wait_timeout", 1), "wait_timeout")
+    if within_ms < 1:
+        raise ConfigError("wait_timeout must be more than 0 s: within it the replicas, or the disk, must have the job")
+    return Confirm(replicas, aof, within_ms) if replicas or aof else None
 
 
 _KNOWN = frozenset(JobOptions.__annotations__)

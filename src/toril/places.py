@@ -19,6 +19,11 @@ def connect(url: str, *, prefix: str = "bull", clock: Clock = SYSTEM_CLOCK) -> S
     `sqlite:///jobs.db` is a file beside the working directory, `sqlite:////var/lib/jobs.db` one by its full path,
     `sqlite://:memory:` lives and dies with the process. `?durability=relaxed` lets a power cut take the last commits.
 
+    `redis://`, `rediss://` and `unix://` are redis-py's URLs with all of its options;
+    `redis+sentinel://host:port,host:port/service/db` finds the master of a Sentinel group, and
+    `redis+cluster://host:port,host:port` a cluster. `?timeout=`, `?visible_connections=` and `?shard=queue` are ours: see
+    `RedisStore`.
+
     Raises:
         ConfigError: the URL cannot be read, or names a store that is not there.
     """
@@ -27,10 +32,18 @@ def connect(url: str, *, prefix: str = "bull", clock: Clock = SYSTEM_CLOCK) -> S
     scheme = urlsplit(url).scheme
     if scheme == "sqlite":
         return _sqlite(url, prefix, clock)
-    known = "sqlite:///jobs.db or sqlite://:memory:"
-    if scheme in ("redis", "rediss", "postgres", "postgresql"):
+    if scheme.partition("+")[0] in ("redis", "rediss", "unix"):
+        return _redis(url, prefix, clock)
+    known = "sqlite:///jobs.db, sqlite://:memory: or redis://localhost:6379/0"
+    if scheme in ("postgres", "postgresql"):
         raise ConfigError(f"this release has no store for {scheme}:// yet: use {known}")
     raise ConfigError(f"no store is known for {scheme + '://' if scheme else 'a URL without a scheme'}: use {known}")
+
+
+def _redis(url: str, prefix: str, clock: Clock) -> Store:
+    from toril.stores.redis.store import open_store
+
+    return open_store(url, prefix=prefix, clock=clock)
 
 
 def _sqlite(url: str, prefix: str, clock: Clock) -> Store:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Unpack, cast
@@ -23,7 +24,7 @@ from toril.model import (
     Unit,
     WorkerInfo,
 )
-from toril.options import Duration, JobOptions, merged, resolve, to_ms
+from toril.options import Confirm, Duration, JobOptions, confirm_of, merged, resolve, to_ms
 from toril.shapes import to_json
 from toril.states import State
 from toril.store import MAX_UNIT_BYTES, MAX_UNIT_JOBS, Producer, Store
@@ -122,6 +123,7 @@ class Queue:
         self.defaults: JobOptions = defaults or {}
         self._ids = ids
         self._default_options = resolve(self.defaults, store.clock.now_ms())
+        self._default_confirm = confirm_of(self.defaults)
 
     def __repr__(self) -> str:
         return f"<Queue {self.name!r} on {self.store.kind}>"
@@ -137,13 +139,14 @@ class Queue:
             QueueFull: the queue admits no more.
             StoreUnavailable: the store cannot be reached. The job may be stored all the same: give it a `job_id`, and
                 adding it again makes no second one.
+            Unconfirmed: it is stored, but not on as many replicas, or not yet on disk, as `wait_replicas` and `wait_aof` ask.
         """
         return await self.add_call(Call(name, data, options))
 
     async def add_call(self, call: Call, returns: Any = Any) -> Job[Any]:
         """Add the job of a call, whose result is read as `returns` says."""
         await self._before_add()
-        receipt = await flight_of(self.store).add(Unit((self.new_job(call),)))
+        receipt = await flight_of(self.store).add(Unit((self.new_job(call),), self._confirm(call)))
         return self._jobs(receipt, returns)[0]
 
     async def add_many(self, calls: Iterable[Addable], *, atomic: bool = False) -> list[Job[Any]]:
@@ -151,10 +154,12 @@ class Queue:
 
         With `atomic`, more than one unit is refused instead. Raises as `add`; units before the refused one are stored.
         """
-        jobs = [self.new_job(_call(call)) for call in calls]
+        called = [_call(call) for call in calls]
+        jobs = [self.new_job(call) for call in called]
         if not jobs:
             return []
-        units = list(_units(jobs))
+        confirm = functools.reduce(_stronger, map(self._confirm, called))
+        units = list(_units(jobs, confirm))
         if atomic and len(units) > 1:
             raise InvalidJob(
                 f"{len(jobs):,} jobs are more than one atomic unit holds ({MAX_UNIT_JOBS:,} jobs or "
@@ -183,6 +188,9 @@ class Queue:
         check_job_name(call.name)
         data = encode(to_json(call.data), "data", options.size_limit)
         return NewJob(self.name, call.name, job_id, data, options, now_ms, nonce)
+
+    def _confirm(self, call: Call) -> Confirm | None:
+        return confirm_of(merged(self.defaults, call.options)) if call.options else self._default_confirm
 
     def _jobs(self, receipt: Receipt, returns: Any) -> list[Job[Any]]:
         if receipt.refusal is not None:
@@ -329,12 +337,16 @@ def _call(given: Addable) -> Call:
     return Call(*cast("tuple[str, Json, JobOptions]", given))
 
 
-def _units(jobs: Sequence[NewJob]) -> Iterable[Unit]:
+def _units(jobs: Sequence[NewJob], confirm: Confirm | None) -> Iterable[Unit]:
     """Cut jobs, in order, into units that a store takes."""
     start = size = 0
     for n, job in enumerate(jobs):
         if n > start and (n - start >= MAX_UNIT_JOBS or size + len(job.data) > MAX_UNIT_BYTES):
-            yield Unit(tuple(jobs[start:n]))
+            yield Unit(tuple(jobs[start:n]), confirm)
             start, size = n, 0
         size += len(job.data)
-    yield Unit(tuple(jobs[start:]))
+    yield Unit(tuple(jobs[start:]), confirm)
+
+
+def _stronger(one: Confirm | None, other: Confirm | None) -> Confirm | None:
+    return other if one is None else one.or_stronger(other)

@@ -32,6 +32,7 @@ from toril.model import (
     Receipt,
     Recovered,
     Report,
+    Series,
     Settled,
     Settlement,
     Unit,
@@ -151,6 +152,10 @@ class Admin(Protocol):
         """
         ...
 
+    async def repair(self) -> list[Finding]:
+        """Mend whatever `check` calls mendable, a bounded piece at a time, beside running workers; say what was done."""
+        ...
+
 
 class Inspector(Protocol):
     """Looks, and changes nothing."""
@@ -169,6 +174,14 @@ class Inspector(Protocol):
         """Counts by state and settings, of the queues named or of all."""
         ...
 
+    async def series(self, queue: str, state: State, *, limit: int = 1440) -> Series:
+        """How many jobs have completed, or failed, in each of the newest `limit` minutes, the running one included.
+
+        Raises:
+            ConfigError: `state` is neither completed nor failed, or `limit` is not from 1 to `MAX_METRICS_MINUTES`.
+        """
+        ...
+
     async def children(self, ref: JobRef) -> list[Child]:
         """The children of a job and what became of them."""
         ...
@@ -185,8 +198,12 @@ class Inspector(Protocol):
         """Workers seen lately."""
         ...
 
+    async def preflight(self) -> list[Finding]:
+        """Look at how the store is set up, and at nothing that grows with what is in it: quick enough for every start."""
+        ...
+
     async def check(self) -> list[Finding]:
-        """Look for damage and bad settings of the store itself."""
+        """Look at everything: how the store is set up, and all that is in it, for damage. Running workers do no harm."""
         ...
 
 

@@ -62,7 +62,7 @@ class Capacity:
             idle = claimed.idle.get(slots.queue)
             if idle is not None:  # what rang while the question was under way may have come after the look
                 queue.ripe, queue.until_ms = queue.rings != heard[slots.queue], idle.until_ms
-            if queue.ripe or queue.until_ms is not None:
+            if queue.ripe or idle is not None:
                 self.changed.set()
 
     def freed(self, name: str) -> None:
@@ -71,6 +71,10 @@ class Capacity:
         queue.free += 1
         if queue.ripe:
             self.changed.set()
+
+    def awaited(self) -> list[str]:
+        """The queues that have slots free and had nothing when they were asked: a ring of these is worth something."""
+        return [queue.name for queue in self._queues.values() if not queue.ripe]
 
     def rung(self, names: Iterable[str]) -> None:
         """Something may have come into these queues."""

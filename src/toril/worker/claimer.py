@@ -16,6 +16,10 @@ from toril.worker.outage import Outage
 
 log = logging.getLogger(__name__)
 
+SILENCE_MS = 5_000
+HUNG_MS = 15_000
+"""How long over its time a wait may be before it is taken for hung."""
+
 
 class Claimer:
     """Turn free slots into running jobs."""
@@ -25,7 +29,6 @@ class Claimer:
         store: Consumer,
         clock: Clock,
         worker: str,
-        queues: Sequence[str],
         capacity: Capacity,
         start: Callable[[Sequence[Claim]], None],
         give_back: Callable[[Sequence[Claim]], None],
@@ -34,12 +37,12 @@ class Claimer:
         self._store = store
         self._clock = clock
         self._worker = worker
-        self._queues = queues
         self._capacity = capacity
         self._start = start
         self._give_back = give_back
         self._outage = outage
         self._listening: asyncio.Task[None] | None = None
+        self._heard: list[str] = []  # the queues whose bell is listened to
 
     async def run(self) -> None:
         try:
@@ -75,8 +78,7 @@ class Claimer:
 
     async def _park(self, moment: int | None) -> None:
         """Wait until the bell rings, the capacity changes, or a queue's moment comes."""
-        if self._listening is None or self._listening.done():
-            self._listening = asyncio.ensure_future(self._listen())
+        await self._listen(self._capacity.awaited())
         if moment is None:
             await self._capacity.changed.wait()
             return
@@ -88,14 +90,31 @@ class Claimer:
             changed.cancel()
             timer.cancel()
 
-    async def _listen(self) -> None:
-        """Hear the bell, for as long as the worker claims."""
-        while True:
-            try:
-                woken = await self._store.wait(self._worker, self._queues, None)
-            except StoreUnavailable as error:
-                await self._outage.pause("wait", error)
-                self._capacity.rung(self._queues)  # who knows what rang meanwhile
-            else:
-                self._outage.over("wait")
-                self._capacity.rung(woken.queues)
+    async def _listen(self, queues: list[str]) -> None:
+        """Listen to the bells of these queues and of no others: a ring may wake one worker only, and must be one that has
+        room."""
+        if self._listening is not None and not self._listening.done():
+            if queues == self._heard:
+                return
+            self._listening.cancel()
+            await asyncio.wait((self._listening,))
+        self._heard = queues
+        self._listening = asyncio.ensure_future(self._hear(queues)) if queues else None
+
+    async def _hear(self, queues: Sequence[str]) -> None:
+        """Hear a bell ring. After a while of silence look all the same: a ring can die with the worker that it woke."""
+        real = not self._clock.turned
+        try:
+            async with asyncio.timeout((SILENCE_MS + HUNG_MS) / 1000 if real else None):
+                woken = await self._store.wait(self._worker, queues, self._clock.now_ms() + SILENCE_MS)
+        except StoreUnavailable as error:
+            await self._outage.pause("wait", error)
+            self._capacity.rung(queues)  # who knows what rang meanwhile
+        except TimeoutError:
+            log.error(
+                "the wait for jobs of %s did not end in its time: it was given up and begins anew", ", ".join(queues)
+            )
+            self._capacity.rung(queues)
+        else:
+            self._outage.over("wait")
+            self._capacity.rung(woken.queues or queues)

@@ -81,7 +81,7 @@ class Loops:
         )
         start = self.executor.start
         self.settler = Settler(store, self.capacity, self.running, start, self._give_back, self.outage)
-        self.claimer = Claimer(store, clock, terms.worker, names, self.capacity, start, self._give_back, self.outage)
+        self.claimer = Claimer(store, clock, terms.worker, self.capacity, start, self._give_back, self.outage)
         self.recoverer = Recoverer(
             store, clock, names, self.outage, max_stalled=terms.max_stalled, interval_ms=terms.stalled_interval_ms
         )

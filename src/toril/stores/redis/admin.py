@@ -1,30 +1,44 @@
-"""Change jobs and queues by hand."""
+"""Change jobs and queues by hand. What may take long is done in pieces, so that no call holds up the server."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from toril.errors import QueueBusy, QueueNotPaused
-from toril.model import Answer, JobRef, QueueSettings
-from toril.stores.redis.calls import Calls, RefRow
-from toril.stores.redis.keys import Places
+from toril.model import Answer, JobRef, QueueSettings, Update
+from toril.options import DEFAULT_KEEP_LOGS
+from toril.states import State
+from toril.stores.redis.calls import Calls, RefRow, literal
+from toril.stores.redis.keys import COLLECTIONS, Places
 from toril.stores.redis.wire import rows
 
-OBLITERATED_AT_ONCE = 1000
+PIECE = 1000
+"""About how many jobs one call changes."""
+
+
+class _Change(NamedTuple):
+    """A job's update; an empty text leaves a field as it is."""
+
+    queue: int
+    id: str
+    data: str
+    progress: str
+    clear_logs: int | str
+    priority: int | str
+    lifo: int
+    delay: int | str
+
+
+class _Line(NamedTuple):
+    update: int
+    text: str
 
 
 class RedisAdmin(Calls):
     """What people change: jobs, and settings of queues."""
 
-    async def configure(self, queue: str, settings: QueueSettings) -> None:
-        await self._run("configure", self._place(queue), values=rows.settings_rows(settings))
-
-    async def pause(self, queue: str) -> None:
-        await self._run("configure", self._place(queue), values=[rows.SettingRow("paused", "1")])
-
-    async def resume(self, queue: str) -> None:
-        await self._run("configure", self._place(queue), values=[rows.SettingRow("paused", "")])
+    # ------------------------------------------------------------------ jobs
 
     async def promote(self, refs: Sequence[JobRef]) -> list[Answer]:
         return await self._answers("promote", refs)
@@ -36,21 +50,111 @@ class RedisAdmin(Calls):
             "retry", refs, reset_attempts=int(reset_attempts), with_data=int(data is not None), data=data or ""
         )
 
+    async def remove(self, refs: Sequence[JobRef]) -> list[Answer]:
+        return await self._answers("remove", refs, limit=PIECE)
+
     async def _answers(self, verb: str, refs: Sequence[JobRef], **values: Any) -> list[Answer]:
-        if not refs:
-            return []
-        places = Places(self._keys)
-        rows = [RefRow(places.of(ref.queue), ref.id) for ref in refs]
-        return [Answer(word) for word in await self._run(verb, places, refs=rows, **values)]
+        """What became of each job. A script answers for as many of them as it got round to."""
+        answers: list[Answer] = []
+        while len(answers) < len(refs):
+            places = Places(self._keys)
+            piece = [RefRow(places.of(ref.queue), ref.id) for ref in refs[len(answers) :][:PIECE]]
+            answers += map(Answer, await self._run(verb, places, refs=piece, **values))
+        return answers
+
+    async def update(self, updates: Sequence[Update]) -> list[Answer]:
+        answers: list[Answer] = []
+        while len(answers) < len(updates):
+            places = Places(self._keys)
+            piece = updates[len(answers) :][:PIECE]
+            changes = [_change(update, places) for update in piece]
+            lines = [_Line(n, text) for n, update in enumerate(piece, 1) for text in update.logs]
+            answers += map(
+                Answer,
+                await self._run(
+                    "update", places, limit=PIECE, keep_logs=DEFAULT_KEEP_LOGS, updates=changes, lines=lines
+                ),
+            )
+        return answers
+
+    # ------------------------------------------------------------------ queues
+
+    async def configure(self, queue: str, settings: QueueSettings) -> None:
+        await self._set(queue, rows.settings_rows(settings))
+
+    async def pause(self, queue: str) -> None:
+        await self._set(queue, [rows.SettingRow("paused", "1")])
+
+    async def resume(self, queue: str) -> None:
+        await self._set(queue, [rows.SettingRow("paused", "")])
+
+    async def _set(self, queue: str, values: Sequence[rows.SettingRow]) -> None:
+        while await self._run("configure", self._place(queue), limit=PIECE, values=values):
+            pass
+
+    async def throttle(self, queue: str, for_ms: int) -> None:
+        await self._run("throttle", self._place(queue), for_ms=for_ms)
+
+    async def drain(self, queue: str, *, delayed: bool = False) -> int:
+        removed = 0
+        while count := await self._drain_once(queue, delayed):  # what went may have put a parent in its place
+            removed += count
+        return removed
+
+    async def _drain_once(self, queue: str, delayed: bool) -> int:
+        """Look through all that waits; return how many jobs went."""
+        removed, place, behind = 0, 1, ""
+        while place:
+            count, place, behind = await self._run(
+                "drain", self._place(queue), limit=PIECE, delayed=int(delayed), place=place, behind=behind
+            )
+            removed += int(count)
+        return removed
+
+    async def clean(self, queue: str, state: State, *, grace_ms: int, limit: int) -> list[str]:
+        before_ms = await self._connections.now_ms() - grace_ms
+        removed: list[str] = []
+        behind, finished = "", 0
+        while not finished:
+            ids, finished, behind = await self._run(
+                "clean",
+                self._place(queue),
+                limit=PIECE,
+                collection=COLLECTIONS[state],
+                before=before_ms,
+                most=limit - len(removed),
+                behind=behind,
+                removed=len(removed),
+            )
+            removed += ids
+        return removed
 
     async def obliterate(self, queue: str, *, force: bool = False) -> int:
-        removed: int = 0
-        while True:
-            code, count = await self._run("obliterate", self._place(queue), force=int(force), limit=OBLITERATED_AT_ONCE)
+        receipts = literal(self._keys.base(queue)) + "py:receipt:*"
+        removed, code, cursor = 0, 1, "0"
+        while code == 1:
+            code, count, cursor = await self._run(
+                "obliterate", self._place(queue), limit=PIECE, force=int(force), receipts=receipts, cursor=cursor
+            )
             if code == -1:
                 raise QueueNotPaused(queue)
             if code == -2:
                 raise QueueBusy(queue, int(count))
             removed += int(count)
-            if code == 0:
-                return removed
+        return removed
+
+
+def _change(update: Update, places: Places) -> _Change:
+    def said(value: int | None) -> int | str:
+        return "" if value is None else value
+
+    return _Change(
+        places.of(update.ref.queue),
+        update.ref.id,
+        update.data or "",
+        update.progress or "",
+        said(update.clear_logs),
+        said(update.priority),
+        int(update.lifo),
+        said(update.delay_ms),
+    )

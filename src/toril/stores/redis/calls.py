@@ -28,13 +28,14 @@ class RefRow(NamedTuple):
 class Calls:
     """What the parts of the store share: names of keys, connections, the clock."""
 
-    def __init__(self, keys: Keys, connections: Connections, clock: Clock) -> None:
+    def __init__(self, keys: Keys, connections: Connections, clock: Clock, visible_connections: int) -> None:
         self._keys = keys
         self._connections = connections
         self._clock = clock
+        self._visible_connections = visible_connections
         self._wishes: dict[str, None] = {}
 
-    async def _run(self, name: str, places: Places, **values: Any) -> Any:
+    async def _run(self, name: str, places: Places, /, **values: Any) -> Any:
         now_ms = await self._connections.now_ms()
         return await self._connections.run(name, places.bases, now=now_ms, **values)
 

@@ -1,67 +1,137 @@
-"""Connections to a Redis server: those of a loop belong to it, are opened at first use, and are closed with the store."""
+"""Connections to Redis: those of a loop belong to it, are opened at first use, and are closed with the store.
+
+A loop has one `Line` to each server, on which all verbs travel, and one `Bell` for each worker, which blocks. A line that
+has broken is opened again for ever, with growing pauses; what was under way on it is sent again, since every verb can be
+repeated, until the time of the call is over.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import random
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Final
 
 from toril.clock import Clock
-from toril.errors import StoreUnavailable, UnsupportedStore
-from toril.stores.redis.scripts import Argument, script
+from toril.errors import StoreDamaged, StoreError, StoreUnavailable, UnsupportedStore
+from toril.options import Confirm
 
 try:
-    import redis.asyncio as aioredis
     from redis import exceptions
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-except ImportError:  # pragma: no cover
-    raise UnsupportedStore("a redis:// store needs redis-py: install it with `pip install 'toril[redis]'`") from None
 
-CONNECT_TIMEOUT_S = 2.0
-ANSWER_TIMEOUT_S = 5.0
-UNBLOCK_TIMEOUT_S = 1.0
-OFFSET_LIFE_S = 60.0
-AWAY = (
-    exceptions.ConnectionError,
-    exceptions.TimeoutError,
-    exceptions.ReadOnlyError,
-    exceptions.OutOfMemoryError,
-    OSError,
-    TimeoutError,
-)
-"""Errors that say that the server cannot be reached or written right now."""
+    from toril.stores.redis.line import Broken, Line, Refused, Word
+    from toril.stores.redis.servers import Servers, Source, servers
+except ImportError:  # pragma: no cover
+    raise UnsupportedStore(
+        "a store on Redis needs redis-py and hiredis: install them with `pip install 'toril[redis]'`"
+    ) from None
+from toril.stores.redis.scripts import Argument, Script, script
+
+OFFSET_LIFE_S: Final = 60.0
+FIRST_PAUSE_S: Final = 0.05
+LONGEST_PAUSE_S: Final = 1.0
+UNBLOCK_S: Final = 1.0
+OLDEST: Final[tuple[int, int]] = (6, 2)
+
+AWAY: Final = (Broken, Refused, exceptions.RedisError, OSError, TimeoutError)
+"""What says that a server cannot be reached, or does not do what it is asked."""
+
+MOVED: Final = frozenset({"MOVED", "READONLY", "MASTERDOWN", "CLUSTERDOWN"})
+"""Another server has the data now: look where."""
+
+BUSY: Final = frozenset({"LOADING", "TRYAGAIN", "ASK", "BUSY", "UNBLOCKED"})
+"""It will do in a while. A slot that is being moved has its keys in two places, so scripts wait until it has arrived."""
+
+UNWILLING: Final = frozenset({"OOM", "MISCONF", "NOREPLICAS", "NOPERM", "NOAUTH", "WRONGPASS", "NOGOODSLAVE"})
+"""It will not do it until somebody changes something."""
+
+
+class Door:
+    """The way to one server: a line that is opened again whenever it has broken."""
+
+    def __init__(self, servers: Servers, node: str, answer_s: float) -> None:
+        self._servers = servers
+        self._node = node
+        self._answer_s = answer_s
+        self._opening: asyncio.Task[Line] | None = None
+        self._pause_s = 0.0
+        self.line: Line | None = None
+        self.version = OLDEST
+
+    @property
+    def flagged(self) -> bool:
+        """Whether its scripts may carry flags."""
+        return self.version >= (7, 0)
+
+    async def open(self, within_s: float) -> Line:
+        """The line, once it stands. All who wait for it wait for the same try.
+
+        Raises:
+            redis.exceptions.RedisError, OSError, TimeoutError, Broken, Refused: it does not stand in this time.
+        """
+        if self.line is not None and self.line.broken is None:
+            return self.line
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.get_running_loop().create_task(self._open())
+            self._opening.add_done_callback(_seen)
+        async with asyncio.timeout(within_s):
+            return await asyncio.shield(self._opening)
+
+    async def _open(self) -> Line:
+        if self._pause_s:
+            await asyncio.sleep(self._pause_s * (0.5 + random.random() / 2))
+        self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+        try:
+            line = await Line.open(await self._servers.connection(self._node), self._answer_s)
+        except AWAY:
+            await self._servers.look_again()
+            raise
+        self.version = await _version(line)
+        self.line = line
+        self._pause_s = 0.0
+        return line
+
+    def close(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+        if self.line is not None:
+            self.line.close()
 
 
 @dataclass
 class _Here:
     """What belongs to one loop of one process."""
 
-    client: Any
+    servers: Servers
+    doors: dict[str, Door] = field(default_factory=dict[str, Door])
     bells: dict[str, list[Bell]] = field(default_factory=dict[str, "list[Bell]"])
+    held: dict[str, Line] = field(default_factory=dict[str, Line])
     offset_ms: int = 0
     measured_at_s: float | None = None
 
+    def lines(self) -> list[Line]:
+        lines = [door.line for door in self.doors.values() if door.line is not None]
+        lines += [bell.line for bells in self.bells.values() for bell in bells]
+        return lines + list(self.held.values())
+
 
 class Connections:
-    """The connections of one store."""
+    """The connections of one store. An operation takes at most `timeout_s`, opening a connection included."""
 
-    def __init__(self, url: str, clock: Clock) -> None:
-        self._url = url
+    def __init__(self, source: Source, clock: Clock, *, timeout_s: float = 5.0) -> None:
+        self._source = source
         self._clock = clock
+        self._timeout_s = timeout_s
         self._loops: dict[tuple[int, asyncio.AbstractEventLoop], _Here] = {}
+        first = servers(source, timeout_s)
+        self.place = first.place
+        self.clustered = first.clustered
 
-    @property
-    def place(self) -> str:
-        """The server, without user and password."""
-        parts = urlsplit(self._url)
-        host = parts.netloc.rpartition("@")[2]
-        return f"{parts.scheme}://{host}{parts.path}"
+    # ------------------------------------------------------------------ calls
 
     async def now_ms(self) -> int:
         """The server's time, as the clock and what it is off by tell it. A clock that is turned is taken at its word."""
@@ -70,137 +140,301 @@ class Connections:
         here = self._here()
         if here.measured_at_s is None or time.monotonic() - here.measured_at_s > OFFSET_LIFE_S:
             before_ms = self._clock.now_ms()
-            seconds, micros = await self.command("TIME")
+            seconds, micros = await self.command("TIME", key="")
             midway_ms = (before_ms + self._clock.now_ms()) // 2
             here.offset_ms = int(seconds) * 1000 + int(micros) // 1000 - midway_ms
             here.measured_at_s = time.monotonic()
         return self._clock.now_ms() + here.offset_ms
 
-    async def run(self, name: str, keys: Sequence[str], **values: Argument) -> Any:
+    async def run(self, name: str, keys: Sequence[str], /, **values: Argument) -> Any:
         """The answer of a script. A server that does not know it yet is told.
 
         Raises:
             StoreUnavailable: the server cannot be reached or written; the script may have run.
+            StoreDamaged: a key is not of the kind that it should be.
         """
-        loaded = script(name, turned=self._clock.turned)
-        arguments = loaded.arguments(keys, values)
-        try:
-            return await self.command("EVALSHA", loaded.sha, *arguments)
-        except exceptions.NoScriptError:
-            return await self.command("EVAL", loaded.text, *arguments)
+        here = self._here()
+        until_s = time.monotonic() + self._timeout_s
+        told = False
+        while True:
+            door = await self._door(here, keys[0] if keys else "", until_s)
+            try:
+                line = door.line if door.line is not None and door.line.broken is None else None
+                line = line or await door.open(until_s - time.monotonic())
+                loaded = script(name, turned=self._clock.turned, flagged=door.flagged)
+                return await line.call(_words(loaded, keys, values, told))
+            except Refused as error:
+                told = error.code == "NOSCRIPT"
+                if not told:
+                    await self._await_better(here, door, error, until_s)
+            except AWAY as error:
+                await self._await_better(here, door, error, until_s)
+                if "again" in values:
+                    values["again"] = 1
 
-    async def command(self, *words: str | float) -> Any:
-        """The answer of one command. One on a connection that has gone stale is sent again, since all can be repeated.
+    async def command(self, *words: Word, key: str | None = None, repeatable: bool = True) -> Any:
+        """The answer of one command, asked of the server that holds `key` (by default its first argument).
 
         Raises:
-            StoreUnavailable: the server cannot be reached or written.
+            StoreUnavailable: the server cannot be reached or written. One that is not `repeatable` may have been done.
+            StoreDamaged: a key is not of the kind that it should be.
         """
-        try:
+        here = self._here()
+        until_s = time.monotonic() + self._timeout_s
+        while True:
+            door = await self._door(here, str(words[1]) if key is None else key, until_s)
             try:
-                return await self._here().client.execute_command(*words)
-            except exceptions.ConnectionError:
-                return await self._here().client.execute_command(*words)
-        except AWAY as error:
-            raise StoreUnavailable(f"{self.place} cannot be reached or written: {error}") from error
+                line = await door.open(until_s - time.monotonic())
+                return await line.call(words)
+            except AWAY as error:
+                if not repeatable and isinstance(error, Broken):
+                    raise self._unavailable(error) from error
+                await self._await_better(here, door, error, until_s)
+
+    async def confirm(self, name: str, keys: Sequence[str], confirm: Confirm, /, **values: Argument) -> tuple[Any, str]:
+        """The answer of a script, and what is still missing of what was to be confirmed: a reason, or nothing.
+
+        It travels on a line of its own, since waiting holds up whatever comes behind it.
+
+        Raises:
+            StoreUnavailable: the server cannot be reached or written; the script may have run.
+            UnsupportedStore: the server cannot confirm that. Nothing has run.
+        """
+        here = self._here()
+        until_s = time.monotonic() + self._timeout_s
+        told = False
+        while True:
+            door = await self._door(here, keys[0], until_s, purpose="confirm ")
+            try:
+                line = await door.open(until_s - time.monotonic())
+                if confirm.aof and door.version < (7, 2):
+                    raise UnsupportedStore(f"{self.place} is older than Redis 7.2, which wait_aof needs: leave it out")
+                loaded = script(name, turned=self._clock.turned, flagged=door.flagged)
+                answer = line.call(_words(loaded, keys, values, told))
+                wait = line.call(_wait(confirm), confirm.within_ms / 1000 + self._timeout_s)
+                wait.add_done_callback(_seen)
+                return await answer, await _doubt(confirm, wait)
+            except Refused as error:
+                told = error.code == "NOSCRIPT"
+                if not told:
+                    await self._await_better(here, door, error, until_s)
+            except AWAY as error:
+                await self._await_better(here, door, error, until_s)
+
+    async def _door(self, here: _Here, key: str, until_s: float, purpose: str = "") -> Door:
+        """The way to the server that holds a key."""
+        node = "" if not here.servers.clustered else await self._node(here, key, until_s)
+        door = here.doors.get(purpose + node)
+        if door is None:
+            door = here.doors[purpose + node] = Door(here.servers, node, self._timeout_s)
+        return door
+
+    async def _node(self, here: _Here, key: str, until_s: float) -> str:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                return await here.servers.node_of(key)
+            except (*AWAY, KeyError) as error:
+                await here.servers.look_again()
+                if time.monotonic() + pause_s > until_s:
+                    raise self._unavailable(error) from error
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _await_better(self, here: _Here, door: Door, error: Exception, until_s: float) -> None:
+        """Return when it is worth another try.
+
+        Raises:
+            StoreUnavailable: it is not, or the time is over.
+            StoreDamaged, UnsupportedStore, StoreError: trying again is useless.
+        """
+        code = error.code if isinstance(error, Refused) else ""
+        if code in UNWILLING:
+            raise self._unavailable(error) from error
+        if code == "WRONGTYPE":
+            raise StoreDamaged(f"a key in {self.place} is not of the kind it should be: {error}") from error
+        if code == "MOVED" and not here.servers.clustered:
+            cure = "name it as redis+cluster://host:port"
+            raise UnsupportedStore(f"{self.place} is a node of a Redis Cluster: {cure}") from error
+        if code and code not in MOVED and code not in BUSY:
+            raise StoreError(f"{self.place} refused: {error}") from error
+        if code in MOVED:
+            if not here.servers.clustered and door.line is not None:
+                door.line.close()
+            await here.servers.look_again()
+        if time.monotonic() >= until_s:
+            raise self._unavailable(error) from error
+        if code:
+            await asyncio.sleep(FIRST_PAUSE_S)
+
+    def _unavailable(self, error: Exception) -> StoreUnavailable:
+        return StoreUnavailable(f"{self.place} cannot be reached or written: {str(error) or type(error).__name__}")
+
+    # ------------------------------------------------------------------ connections of their own
 
     @contextlib.asynccontextmanager
-    async def bell(self, worker: str, name: str) -> AsyncGenerator[Bell]:
-        """A connection on which this worker can wait. It goes by `name` in the server's list of clients.
+    async def bell(self, worker: str, name: str, key: str) -> AsyncGenerator[Bell]:
+        """A connection on which somebody can wait for `key`. It goes by `name` in the server's list of clients.
 
         Raises:
             StoreUnavailable: the server cannot be reached.
         """
-        bells = self._here().bells.setdefault(worker, [])
+        here = self._here()
+        bells = here.bells.setdefault(worker, [])
         try:
-            bell = bells.pop() if bells else await self._open_bell(name)
-            yield bell
+            bell = bells.pop() if bells else await self._open_bell(here, name, key)
+            try:
+                yield bell
+            except BaseException:
+                if bell.busy:
+                    bell.line.close()
+                raise
+            finally:
+                if bell.line.broken is None:
+                    bells.append(bell)
         except AWAY as error:
-            raise StoreUnavailable(f"{self.place} cannot be reached: {error}") from error
-        bells.append(bell)
+            if isinstance(error, Refused) and error.code in MOVED:
+                await here.servers.look_again()
+            raise self._unavailable(error) from error
+
+    async def _open_bell(self, here: _Here, name: str, key: str) -> Bell:
+        node = await here.servers.node_of(key)
+        line = await Line.open(await here.servers.connection(node), self._timeout_s)
+        try:
+            number = int(await line.call(("CLIENT", "ID")))
+            if name:
+                await _set_name(line, name)
+        except BaseException:
+            line.close()
+            raise
+        return Bell(self, line, number, key)
+
+    async def hold(self, names: Sequence[str]) -> None:
+        """Keep just these idle connections open, each going by its name in the server's list of clients.
+
+        Raises:
+            StoreUnavailable: the server cannot be reached.
+        """
+        here = self._here()
+        for name in [name for name, line in here.held.items() if name not in names or line.broken]:
+            here.held.pop(name).close()
+        for name in names:
+            if name not in here.held:
+                try:
+                    line = await Line.open(
+                        await here.servers.connection(await here.servers.node_of(name)), self._timeout_s
+                    )
+                    here.held[name] = line
+                    await _set_name(line, name)
+                except AWAY as error:
+                    raise self._unavailable(error) from error
+
+    # ------------------------------------------------------------------ loops
 
     async def close(self) -> None:
         """Close the connections of the running loop, and forget those of loops that are over."""
-        here = self._loops.pop(self._key(), None)
+        here = self._loops.pop((os.getpid(), asyncio.get_running_loop()), None)
         if here is not None:
-            for bell in [bell for bells in here.bells.values() for bell in bells]:
-                await bell.close()
-            await here.client.aclose()
+            for door in here.doors.values():
+                door.close()
+            for line in here.lines():
+                line.close()
+            await here.servers.close()
+            await asyncio.sleep(0)  # lets the loop close what was aborted
         self._forget_closed()
 
-    def _key(self) -> tuple[int, asyncio.AbstractEventLoop]:
-        return os.getpid(), asyncio.get_running_loop()
-
     def _here(self) -> _Here:
-        here = self._loops.get(self._key())
+        here = self._loops.get((os.getpid(), asyncio.get_running_loop()))
         if here is None:
             self._forget_closed()
-            here = self._loops[self._key()] = _Here(self._new_client())
+            here = _Here(servers(self._source, self._timeout_s))
+            self._loops[(os.getpid(), asyncio.get_running_loop())] = here
         return here
 
     def _forget_closed(self) -> None:
-        for key in [key for key in self._loops if key[0] != os.getpid() or key[1].is_closed()]:
-            del self._loops[key]
-
-    def _new_client(self) -> Any:
-        client: Any = aioredis.Redis
-        return client.from_url(
-            self._url,
-            decode_responses=True,
-            encoding_errors="surrogateescape",
-            protocol=2,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_timeout=ANSWER_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-        )
-
-    async def _open_bell(self, name: str) -> Bell:
-        connection = self._here().client.connection_pool.make_connection()
-        bell = Bell(self, connection)
-        try:
-            await bell.open(name)
-        except BaseException:
-            await bell.close()
-            raise
-        return bell
+        for key in [key for key in list(self._loops) if key[0] != os.getpid() or key[1].is_closed()]:
+            for line in self._loops.pop(key).lines():
+                line.forget()
 
 
 class Bell:
-    """One connection that blocks until a marker is there to take."""
+    """One connection that blocks until something is there to take."""
 
-    def __init__(self, connections: Connections, connection: Any) -> None:
+    def __init__(self, connections: Connections, line: Line, number: int, key: str) -> None:
         self._connections = connections
-        self._connection = connection
-        self._id = 0
+        self._number = number
+        self._key = key
+        self.line = line
+        self.busy = False
 
-    async def open(self, name: str) -> None:
-        await self._connection.connect()
-        self._id = int(await self._ask("CLIENT", "ID"))
-        with contextlib.suppress(exceptions.ResponseError):  # a name with blanks: the worker works, and is not listed
-            await self._ask("CLIENT", "SETNAME", name)
+    def block(self, words: Sequence[Word], seconds: float) -> asyncio.Future[Any]:
+        """The answer to a command that blocks for at most so many seconds."""
+        self.busy = True
+        answer = self.line.call(words, seconds + UNBLOCK_S)
+        answer.add_done_callback(self._done)
+        return answer
 
-    async def pop(self, markers: Sequence[str], seconds: float) -> str | None:
-        """The first marker that is there within so many seconds; it is taken, so that nobody else wakes for it."""
-        answer = await self._ask("BZPOPMIN", *markers, f"{max(seconds, 0.001):.3f}", timeout=seconds + ANSWER_TIMEOUT_S)
-        return None if answer is None else str(answer[0])
+    def _done(self, answer: asyncio.Future[Any]) -> None:
+        _seen(answer)
+        self.busy = answer.cancelled()
 
-    async def stop(self, popping: asyncio.Future[str | None]) -> str | None:
-        """End a `pop` early and say what it brought; a connection that does not answer is closed."""
+    async def stop(self, answer: asyncio.Future[Any]) -> Any:
+        """End a `block` early and say what it brought; a connection that does not answer is closed."""
         try:
-            await self._connections.command("CLIENT", "UNBLOCK", self._id)
-            return await asyncio.wait_for(asyncio.shield(popping), UNBLOCK_TIMEOUT_S)
-        except (StoreUnavailable, *AWAY):
-            popping.cancel()
-            await self.close()
+            await self._connections.command("CLIENT", "UNBLOCK", self._number, key=self._key)
+            return await asyncio.wait_for(asyncio.shield(answer), UNBLOCK_S)
+        except (StoreError, *AWAY):
+            self.line.close()
             return None
 
-    async def close(self) -> None:
-        with contextlib.suppress(Exception):
-            await self._connection.disconnect()
 
-    async def _ask(self, *words: str | float, timeout: float = ANSWER_TIMEOUT_S) -> Any:
-        try:
-            await self._connection.send_command(*words)
-            return await self._connection.read_response(timeout=timeout)
-        except AWAY:
-            await self.close()
+def _words(loaded: Script, keys: Sequence[str], values: dict[str, Argument], told: bool) -> list[Word]:
+    """The command that runs a script; with its whole text for a server that does not know it."""
+    arguments = loaded.arguments(keys, values)
+    return ["EVAL", loaded.text, *arguments] if told else ["EVALSHA", loaded.sha, *arguments]
+
+
+def _wait(confirm: Confirm) -> tuple[Word, ...]:
+    """The command that waits until what was written on its line is safe."""
+    if confirm.aof:
+        return ("WAITAOF", 1, confirm.replicas, confirm.within_ms)
+    return ("WAIT", confirm.replicas, confirm.within_ms)
+
+
+async def _doubt(confirm: Confirm, wait: asyncio.Future[Any]) -> str:
+    """What is still missing of what was to be confirmed."""
+    try:
+        told = await wait
+    except (Refused, Broken) as error:
+        return f"it could not be confirmed: {error}"
+    on_disk, replicas = told if confirm.aof else (1, told)
+    within = f"within {confirm.within_ms / 1000:g} s"
+    if not on_disk:
+        return f"it was not on the server's disk {within}"
+    if replicas < confirm.replicas:
+        return f"only {replicas} of {confirm.replicas} replicas had it {within}"
+    return ""
+
+
+async def _version(line: Line) -> tuple[int, int]:
+    """Of Redis, as far as the server says it; the oldest that will do when it may not be asked."""
+    try:
+        told: str = await line.call(("INFO", "server"))
+    except Refused as error:
+        if error.code not in ("NOPERM", "ERR"):
             raise
+        return OLDEST
+    version = next(line for line in told.splitlines() if line.startswith("redis_version:"))
+    major, minor, *_ = version.partition(":")[2].split(".")
+    return int(major), int(minor)
+
+
+async def _set_name(line: Line, name: str) -> None:
+    with contextlib.suppress(Refused):  # the server refuses the name, or may not be asked: works, and is not listed
+        await line.call(("CLIENT", "SETNAME", name))
+
+
+def _seen(answer: asyncio.Future[Any]) -> None:
+    """A failure counts as seen, also when whoever waited has gone."""
+    if not answer.cancelled():
+        answer.exception()

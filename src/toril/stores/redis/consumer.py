@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from toril.clock import reached
 from toril.errors import Unrecoverable, WrongState
@@ -22,14 +22,14 @@ from toril.model import (
     Slots,
     Wanted,
     Woken,
-    WorkerInfo,
 )
 from toril.stores.redis.calls import Calls, QueueRow
 from toril.stores.redis.connection import Bell
 from toril.stores.redis.keys import Places
-from toril.stores.redis.wire import records, rows
+from toril.stores.redis.wire import records
+from toril.stores.redis.wire.rows import SettledRows
 
-LONGEST_BLOCK_S = 10.0
+LONGEST_BLOCK_S = 5.0
 WISHES_REMEMBERED = 512
 PENDING_CHILDREN, FAILED_CHILD, STAYING = -4, -9, 1
 
@@ -66,7 +66,7 @@ class _Line(NamedTuple):
 
 
 class RedisConsumer(Calls):
-    """`claim`, `settle`, `report`, `extend`, `recover`, `wait`, `announce`."""
+    """`claim`, `settle`, `report`, `extend`, `recover`, `wait`."""
 
     async def claim(self, wanted: Wanted) -> Claimed:
         if not wanted.slots:
@@ -107,9 +107,17 @@ class RedisConsumer(Calls):
         if not settled and then is None:
             return Settled()
         places = Places(self._keys)
-        now_ms = await self._connections.now_ms()
-        items = [rows.settled_row(one.claim, one.outcome, places.of(one.claim.ref.queue), now_ms) for one in settled]
-        codes, claims, idle = await self._run("settle", places, settled=items, **self._wish(then, places))
+        rows = SettledRows(await self._connections.now_ms())
+        for one in settled:
+            rows.append(one.claim, one.outcome, places.of(one.claim.ref.queue))
+        codes, claims, idle = await self._run(
+            "settle",
+            places,
+            terms=rows.terms,
+            details=rows.details,
+            settled=rows.settled,
+            **self._wish(then, places),
+        )
         lost, staying, refused = _sorted(settled, codes)
         claimed = None if then is None else self._claimed(then, places, claims, idle)
         return Settled(tuple(lost), tuple(staying), tuple(refused), claimed)
@@ -152,47 +160,49 @@ class RedisConsumer(Calls):
         )
 
     async def wait(self, worker: str, queues: Sequence[str], until_ms: int | None) -> Woken:
-        while until_ms is None or self._clock.now_ms() < until_ms:
-            queue = await self._ring(worker, queues, until_ms)
-            if queue is not None:
-                return Woken(frozenset((queue,)))
+        markers = {self._keys.base(queue) + "marker": queue for queue in queues}
+        first = next(iter(markers))
+        async with self._connections.bell(worker, self._client_name(worker, queues), first) as bell:
+            while until_ms is None or self._clock.now_ms() < until_ms:
+                marker = await self._pop(bell, list(markers), until_ms)
+                if marker is not None:
+                    return Woken(frozenset((markers[marker],)))
         places = Places(self._keys)
         for queue in queues:
             places.of(queue)
         rang = await self._run("hear", places)
         return Woken(frozenset(places.queue_at(place) for place in rang))
 
-    async def _ring(self, worker: str, queues: Sequence[str], until_ms: int | None) -> str | None:
-        """The first queue that rings. None when a while has passed, so that a connection that has died is noticed."""
-        markers = {self._keys.base(queue) + "marker": queue for queue in queues}
-        async with self._connections.bell(worker, self._client_name(worker, queues)) as bell:
-            popping = asyncio.ensure_future(bell.pop(list(markers), self._block_s(until_ms)))
-            try:
-                await reached(self._clock, cast("asyncio.Future[None]", popping), until_ms)
-            except asyncio.CancelledError:
-                await self._hand_back(bell, popping)
-                raise
-            marker = await popping if popping.done() else await bell.stop(popping)
-        return None if marker is None else markers[marker]
+    async def _pop(self, bell: Bell, markers: Sequence[str], until_ms: int | None) -> str | None:
+        """The first marker that is there. None when a while has passed, so that a connection that has died is noticed."""
+        seconds = self._block_s(until_ms)
+        popping = bell.block(("BZPOPMIN", *markers, f"{seconds:.3f}"), seconds)
+        try:
+            if self._clock.turned:
+                await reached(self._clock, popping, until_ms)
+            else:
+                await asyncio.wait((popping,))
+        except asyncio.CancelledError:
+            await self._hand_back(bell, popping)
+            raise
+        answer = await popping if popping.done() else await bell.stop(popping)
+        return None if answer is None else str(answer[0])
 
     def _block_s(self, until_ms: int | None) -> float:
         if until_ms is None or self._clock.turned:
             return LONGEST_BLOCK_S
-        return min(LONGEST_BLOCK_S, (until_ms - self._clock.now_ms()) / 1000)
+        return max(0.001, min(LONGEST_BLOCK_S, (until_ms - self._clock.now_ms()) / 1000))
 
-    async def _hand_back(self, bell: Bell, popping: asyncio.Future[str | None]) -> None:
+    async def _hand_back(self, bell: Bell, popping: asyncio.Future[Any]) -> None:
         """Ring again for somebody else when the ring came while its wait was being cancelled."""
-        marker = await bell.stop(popping)
-        if marker is not None:
-            await self._connections.command("ZADD", marker, 0, "0")
+        answer = await bell.stop(popping)
+        if answer is not None:
+            await self._connections.command("ZADD", str(answer[0]), 0, "0")
 
     def _client_name(self, worker: str, queues: Sequence[str]) -> str:
         """What BullMQ lists workers by. A connection has one name, so it is that of the first queue."""
         queue = base64.b64encode(queues[0].encode()).decode()
         return f"{self._keys.prefix}:{queue}:w:{worker}"
-
-    async def announce(self, worker: WorkerInfo) -> None:
-        """Nothing to say: peers list workers by the name of the connection on which they wait."""
 
 
 def _slot(slots: Slots, places: Places) -> _Slot:

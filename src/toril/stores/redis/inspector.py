@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from toril.model import Child, JobRecord, JobRef, LogPage, Page, QueueSettings, QueueSummary
-from toril.states import State
+from toril.errors import ConfigError
+from toril.model import (
+    MAX_METRICS_MINUTES,
+    Child,
+    JobRecord,
+    JobRef,
+    LogPage,
+    Page,
+    QueueSettings,
+    QueueSummary,
+    Series,
+)
+from toril.states import FINISHED, State
 from toril.stores.redis.calls import Calls, QueueRow, RefRow, flat_of, literal
 from toril.stores.redis.keys import COLLECTIONS, Places
 from toril.stores.redis.wire import records
+from toril.stores.redis.wire.texts import as_list, encode, parsed
+
+MINUTE_MS = 60_000
 
 
 class RedisInspector(Calls):
@@ -27,19 +41,22 @@ class RedisInspector(Calls):
     async def find(
         self, queue: str, state: State, *, after: str | None = None, limit: int = 50, newest_first: bool = False
     ) -> Page[JobRecord]:
-        place, _, after_id = (after or "").partition(":")
+        if limit < 1:
+            raise ConfigError(f"limit must be at least 1, not {limit}")
+        last_id, next_id, place = _cursor(after)
         found = await self._run(
             "find",
             self._place(queue),
             collection=COLLECTIONS[state],
-            after_id=after_id,
-            after_place=place,
+            last_id=last_id,
+            next_id=next_id,
+            place=place,
             limit=limit + 1,
             reversed=int(newest_first),
         )
-        shown = found[:limit]
+        shown, behind = found[:limit], found[limit:]
         records = await self.get([JobRef(queue, job_id) for job_id, _ in shown])
-        more = f"{shown[-1][1]}:{shown[-1][0]}" if len(found) > limit and shown else None
+        more = encode([shown[-1][0], behind[0][0], shown[-1][1]]) if behind else None
         return Page(tuple(record for record in records if record is not None), more)
 
     async def summaries(self, queues: Sequence[str] | None = None) -> list[QueueSummary]:
@@ -62,6 +79,15 @@ class RedisInspector(Calls):
             if cursor in ("0", 0):
                 return sorted(name for name in found if name and ":" not in name)
 
+    async def series(self, queue: str, state: State, *, limit: int = 1440) -> Series:
+        if state not in FINISHED:
+            raise ConfigError(f"only completed and failed jobs are counted by the minute, not {state.value!r} ones")
+        if not 1 <= limit <= MAX_METRICS_MINUTES:
+            raise ConfigError(f"limit must be from 1 to {MAX_METRICS_MINUTES:,} minutes, not {limit!r}")
+        now_ms = await self._connections.now_ms()
+        answer = await self._run("series", self._place(queue), state=state.value, limit=limit)
+        return _series(answer, now_ms, limit)
+
     async def children(self, ref: JobRef) -> list[Child]:
         found = await self._run("children", self._place(ref.queue), id=ref.id)
         return [
@@ -82,6 +108,24 @@ class RedisInspector(Calls):
     async def settings(self, queue: str) -> QueueSettings:
         flat = await self._connections.command("HGETALL", self._keys.base(queue) + "meta")
         return records.read_settings(flat_of(flat), await self._connections.now_ms())
+
+
+def _cursor(after: str | None) -> tuple[str, str, str]:
+    """The last id of a page, the id that came next, and the place of the last."""
+    if after is None:
+        return "", "", ""
+    words = as_list(parsed(after))
+    if len(words) != 3 or not all(isinstance(word, str) for word in words):
+        raise ConfigError(f"{after!r} is not where a page ended: pass a page's `next`")
+    return words[0], words[1], words[2]
+
+
+def _series(answer: Sequence[Any], now_ms: int, limit: int) -> Series:
+    """What was counted up to now; or up to the last job, should the clock of its worker be ahead."""
+    total, begun_ms, before, *earlier = map(int, answer or (0, now_ms, 0))
+    begun, now = begun_ms // MINUTE_MS, now_ms // MINUTE_MS
+    newest_first = [*[0] * min(now - begun, limit), total - before, *earlier, *[0] * limit][:limit]
+    return Series(total, tuple(reversed(newest_first)), (max(begun, now) + 1) * MINUTE_MS)
 
 
 def _summary(name: str, answer: Sequence[Any], now_ms: int) -> QueueSummary:

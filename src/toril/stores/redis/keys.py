@@ -21,21 +21,26 @@ STATES: dict[str, State] = {name: state for state, name in COLLECTIONS.items()} 
 
 
 class Keys:
-    """The keys under one prefix."""
+    """The keys under one prefix. With `sharded`, each queue's name is a hash tag of its own, as in `bull:{email}:wait`."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, *, sharded: bool = False) -> None:
         self.prefix = prefix
+        self.sharded = sharded
         self._bases: dict[str, str] = {}
 
     def qualified(self, queue: str) -> str:
         """The queue's name in BullMQ's data, as in `bull:email`."""
-        return f"{self.prefix}:{queue}"
+        return f"{self.prefix}:{self.shown(queue)}"
+
+    def shown(self, queue: str) -> str:
+        """The queue's name as Node has it."""
+        return f"{{{queue}}}" if self.sharded else queue
 
     def base(self, queue: str) -> str:
         """What all keys of a queue begin with, as in `bull:email:`."""
         base = self._bases.get(queue)
         if base is None:
-            base = self._bases[queue] = f"{self.prefix}:{queue}:"
+            base = self._bases[queue] = f"{self.qualified(queue)}:"
         return base
 
     def job(self, ref: JobRef) -> str:
@@ -43,12 +48,18 @@ class Keys:
 
     def queue_of(self, qualified: str) -> str:
         """The queue of a qualified name. One under another prefix keeps its whole name: a ref cannot say it otherwise."""
-        return qualified.removeprefix(f"{self.prefix}:")
+        queue = qualified.removeprefix(f"{self.prefix}:")
+        return queue[1:-1] if self.sharded and queue.startswith("{") and queue.endswith("}") else queue
 
     def ref_of(self, job_key: str) -> JobRef:
         """The job of a full job key, which is cut at its last colon."""
         qualified, _, job_id = job_key.rpartition(":")
         return JobRef(self.queue_of(qualified), job_id)
+
+
+def tagged(prefix: str) -> str:
+    """A prefix that keeps all queues in one slot of a cluster, as in `{bull}`."""
+    return prefix if "{" in prefix and "}" in prefix.partition("{")[2] else f"{{{prefix}}}"
 
 
 class Places:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from toril.errors import InvalidJob, JobNotFound, QueueFull, TorilError
+from toril.errors import JobNotFound, ParentTaken, QueueFull, TorilError, Unconfirmed
 from toril.model import Added, JobRef, NewJob, Receipt, Refusal, Unit
+from toril.options import Confirm
 from toril.stores.redis.calls import KIND, Calls
 from toril.stores.redis.keys import Places
-from toril.stores.redis.wire import rows
+from toril.stores.redis.wire.rows import JobRows
 
 
 class RedisProducer(Calls):
@@ -18,13 +19,43 @@ class RedisProducer(Calls):
     async def add(self, units: Sequence[Unit]) -> list[Receipt]:
         if not units:
             return []
-        places = Places(self._keys)
-        jobs = [
-            rows.job_row(job, number, places.of(job.queue), self._keys)
-            for number, unit in enumerate(units, 1)
-            for job in unit.jobs
+        plain = [unit for unit in units if unit.confirm is None]
+        if len(plain) == len(units):
+            return self._receipts(units, await self._add(units))
+        receipts: dict[int, Receipt] = dict(zip(map(id, plain), await self.add(plain), strict=True))
+        for confirm in {unit.confirm: None for unit in units if unit.confirm is not None}:
+            alike = [unit for unit in units if unit.confirm == confirm]
+            receipts.update(zip(map(id, alike), await self._add_confirmed(alike, confirm), strict=True))
+        return [receipts[id(unit)] for unit in units]
+
+    async def _add(self, units: Sequence[Unit]) -> Any:
+        places, jobs = self._rows(units)
+        return await self._run("add", places, kinds=jobs.kinds, jobs=jobs.jobs)
+
+    def _rows(self, units: Sequence[Unit]) -> tuple[Places, JobRows]:
+        places, jobs = Places(self._keys), JobRows(self._keys)
+        for number, unit in enumerate(units, 1):
+            for job in unit.jobs:
+                jobs.append(job, number, places.of(job.queue))
+        return places, jobs
+
+    async def _add_confirmed(self, units: Sequence[Unit], confirm: Confirm) -> list[Receipt]:
+        places, jobs = self._rows(units)
+        now_ms = await self._connections.now_ms()
+        answers, doubts = await self._connections.confirm(
+            "add", places.bases, confirm, now=now_ms, kinds=jobs.kinds, jobs=jobs.jobs
+        )
+        receipts = self._receipts(units, answers)
+        if not doubts:
+            return receipts
+        return [
+            receipt
+            if receipt.refusal is not None
+            else Receipt(KIND, refusal=Refusal(receipt.added[0].ref, Unconfirmed(receipt.added[0].ref, doubts)))
+            for receipt in receipts
         ]
-        answers = await self._run("add", places, jobs=jobs)
+
+    def _receipts(self, units: Sequence[Unit], answers: Sequence[Sequence[Any]]) -> list[Receipt]:
         return [self._receipt(unit, answer) for unit, answer in zip(units, answers, strict=True)]
 
     def _receipt(self, unit: Unit, answer: Sequence[Any]) -> Receipt:
@@ -43,10 +74,7 @@ class RedisProducer(Calls):
         assert job.parent is not None
         if code == -5:
             return JobNotFound(job.parent.ref)
-        other = self._keys.ref_of(str(details[0]))
-        return InvalidJob(
-            f"job {_ref(job)} is a child of {other} already and cannot be one of {job.parent.ref} too: give it an id of its own"
-        )
+        return ParentTaken(_ref(job), self._keys.ref_of(str(details[0])))
 
 
 def _ref(job: NewJob) -> JobRef:

@@ -4,6 +4,7 @@
     -- KEYS  *queues
     -- ARGV  lock_ms *claims(queue id token)
     -- RETURNS  the places of the claims that are no longer the caller's
+    -- FLAGS  allow-oom
     -- include: queue
 
 `*queues` is a list of keys, `*claims(...)` a list of records; in Lua they are K.queues and A.claims, whose items have
@@ -69,8 +70,12 @@ class Script:
 
 
 @cache
-def script(name: str, *, turned: bool = False) -> Script:
-    """The script of `lua/<name>.lua`; `turned` for keys that expire by a clock that somebody turns."""
+def script(name: str, *, turned: bool = False, flagged: bool = False) -> Script:
+    """The script of `lua/<name>.lua`.
+
+    `turned` is for keys that expire by a clock that somebody turns. `flagged` is for servers from Redis 7 on: they take the
+    header's FLAGS, and refuse a script without `allow-oom` before its first write when memory is full.
+    """
     source = _read(f"{name}.lua")
     header = _header(source)
     parameters = tuple(
@@ -78,7 +83,8 @@ def script(name: str, *, turned: bool = False) -> Script:
     )
     included = ["turned", *_included(source)] if turned else _included(source)
     libraries = "\n".join(_read(f"lib/{library}.lua") for library in included)
-    text = f"{_prelude(parameters)}\n{libraries}\n{source}"
+    flags = f"#!lua flags={header['FLAGS']}\n" if "FLAGS" in header else "#!lua\n"
+    text = f"{flags if flagged else ''}{_prelude(parameters)}\n{libraries}\n{source}"
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), parameters)
 
 
@@ -96,7 +102,7 @@ def _header(source: str) -> dict[str, str]:
         if declared := re.match(r"-- ([A-Z]+|include:)(?:\s+|$)(.*)", line):
             word = declared[1]
             found[word] = declared[2]
-        else:
+        elif word:
             found[word] += " " + line[3:].strip()
     for wanted in ("KEYS", "ARGV", "RETURNS"):
         if wanted not in found:

@@ -18,7 +18,7 @@ from toril.stores import _sql
 
 R = TypeVar("R")
 
-OLDEST_SQLITE = (3, 35, 0)
+OLDEST_SQLITE = (3, 38, 0)
 APPLICATION_ID = 0x544F5249  # "TORI"
 LOCK_PATIENCE_S = 60.0
 
@@ -46,7 +46,7 @@ def open_writer(place: Place) -> sqlite3.Connection:
         StoreUnavailable: another process holds it for too long.
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        raise UnsupportedStore(f"Toril needs SQLite 3.35 or newer, and this Python has {sqlite3.sqlite_version}")
+        raise UnsupportedStore(f"Toril needs SQLite 3.38 or newer, and this Python has {sqlite3.sqlite_version}")
     if place.path is not None:
         _check_place(place.path)
     return translated(place, lambda: _open(place))

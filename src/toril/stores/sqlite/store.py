@@ -9,12 +9,14 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from toril.clock import SYSTEM_CLOCK, Clock
-from toril.errors import ConfigError
+from toril.errors import ConfigError, UnsupportedStore
 from toril.model import (
+    MAX_METRICS_MINUTES,
     Answer,
     Child,
     Claim,
@@ -29,7 +31,9 @@ from toril.model import (
     QueueSummary,
     Receipt,
     Recovered,
+    Refusal,
     Report,
+    Series,
     Settled,
     Settlement,
     Unit,
@@ -38,11 +42,11 @@ from toril.model import (
     Woken,
     WorkerInfo,
 )
-from toril.states import State
+from toril.states import FINISHED, State
 from toril.stores.sqlite.connection import Place
 from toril.stores.sqlite.database import Database, database_at, leave
 from toril.stores.sqlite.transaction import Transaction
-from toril.stores.sqlite.verbs import admin, hold, look
+from toril.stores.sqlite.verbs import admin, checkup, hold, look
 from toril.stores.sqlite.verbs.add import Repeated, add
 from toril.stores.sqlite.verbs.claim import claim
 from toril.stores.sqlite.verbs.settle import settle
@@ -95,10 +99,23 @@ class SqliteStore:
     # ---------------------------------------------------------------- Producer
 
     async def add(self, units: Sequence[Unit]) -> list[Receipt]:
+        refusals = [self._refusal_to_confirm(unit) for unit in units]
+        if any(refusals):
+            stored = iter(await self.add([unit for unit, no in zip(units, refusals, strict=True) if no is None]))
+            return [next(stored) if no is None else Receipt(self.kind, refusal=no) for no in refusals]
         try:
             return await self._write(lambda tx: add(tx, self._prefix, units, careful=False))
         except Repeated:
             return await self._write(lambda tx: add(tx, self._prefix, units))
+
+    def _refusal_to_confirm(self, unit: Unit) -> Refusal | None:
+        """A commit is on the disk, unless it was to be relaxed; replicas there are none."""
+        if unit.confirm is None or not (unit.confirm.replicas or self._place.durability == "relaxed"):
+            return None
+        what = "has no replicas: leave out wait_replicas" if unit.confirm.replicas else "does not wait for the disk"
+        return Refusal(
+            JobRef(unit.jobs[0].queue, unit.jobs[0].id), UnsupportedStore(f"the SQLite file {self.place} {what}")
+        )
 
     # ---------------------------------------------------------------- Consumer
 
@@ -182,6 +199,12 @@ class SqliteStore:
     async def obliterate(self, queue: str, *, force: bool = False) -> int:
         return await self._in_pieces(lambda tx: admin.obliterate_piece(tx, self._prefix, queue, force))
 
+    async def repair(self) -> list[Finding]:
+        done: list[Finding] = []
+        for prefix, qid in await self._read(checkup.everywhere):
+            done += await self._write(partial(checkup.repair, prefix=prefix, qid=qid))
+        return done
+
     # ---------------------------------------------------------------- Inspector
 
     async def get(self, refs: Sequence[JobRef]) -> list[JobRecord | None]:
@@ -197,6 +220,13 @@ class SqliteStore:
     async def summaries(self, queues: Sequence[str] | None = None) -> list[QueueSummary]:
         return await self._read(lambda db: look.summaries(db, self._prefix, queues, self._clock.now_ms()))
 
+    async def series(self, queue: str, state: State, *, limit: int = 1440) -> Series:
+        if state not in FINISHED:
+            raise ConfigError(f"only completed and failed jobs are counted by the minute, not {state.value!r} ones")
+        if not 1 <= limit <= MAX_METRICS_MINUTES:
+            raise ConfigError(f"limit must be from 1 to {MAX_METRICS_MINUTES:,} minutes, not {limit!r}")
+        return await self._read(lambda db: look.series(db, self._prefix, queue, state, limit, self._clock.now_ms()))
+
     async def children(self, ref: JobRef) -> list[Child]:
         return await self._read(lambda db: look.children(db, self._prefix, ref))
 
@@ -209,8 +239,13 @@ class SqliteStore:
     async def workers(self) -> list[WorkerInfo]:
         return await self._read(lambda db: look.workers(db, self._prefix, self._clock.now_ms()))
 
+    async def preflight(self) -> list[Finding]:
+        return await self._read(lambda db: checkup.preflight(db, self._place))
+
     async def check(self) -> list[Finding]:
-        return await self._read(lambda db: look.check(db, self.place))
+        if self._place.path is None:  # where reading and writing share a transaction, counts may be still to be written
+            return await self._write(lambda tx: checkup.check(tx.connection, self._place, tx.queue_of))
+        return await self._read(lambda db: checkup.check(db, self._place, checkup.queue_of(db)))
 
     # ---------------------------------------------------------------- EventLog
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 SQL = _sql.load("toril.stores.sqlite.sql")
 TRIM_SLACK = 1000
+MINUTE_MS = 60_000
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
@@ -52,6 +54,10 @@ class QueueRow:
     waiting_children: int
     completed: int
     failed: int
+    metrics_minutes: int
+    counted_minute: int
+    counted_completed: int
+    counted_failed: int
     has_receipts: int
 
     def back(self, count: int = 1) -> int:
@@ -79,6 +85,10 @@ class QueueRow:
         number: int = getattr(self, _COLUMNS[state])
         return number
 
+    def counted(self, state: State) -> int:
+        """How many jobs have ended in a state since minutes are counted."""
+        return self.counted_completed if state is State.COMPLETED else self.counted_failed
+
 
 _COLUMNS = {state.value: state.value.replace("-", "_") for state in State}
 _FIELDS = tuple(QueueRow.__dataclass_fields__)
@@ -104,6 +114,7 @@ class Transaction:
         self._names: dict[tuple[str, str], int] = {}
         self._before: dict[int, tuple[Any, ...]] = {}
         self._events: dict[int, list[list[Any]]] = {}
+        self._finished: Counter[tuple[int, int, State]] = Counter()
         self._prefixes: dict[int, str] = {}
 
     # ---------------------------------------------------------------- statements
@@ -154,6 +165,8 @@ class Transaction:
         self._queues.pop(queue.qid, None)
         self._names.pop((prefix, queue.name), None)
         self._events.pop(queue.qid, None)
+        for key in [key for key in self._finished if key[0] == queue.qid]:
+            del self._finished[key]
 
     def _remember(self, prefix: str, row: tuple[Any, ...]) -> QueueRow:
         queue = QueueRow(*row)
@@ -179,8 +192,34 @@ class Transaction:
         if not queue.paused:
             self.rung.add(f"{self._prefixes[queue.qid]}:{queue.name}")
 
+    # ---------------------------------------------------------------- minutes
+
+    def count_finished(self, queue: QueueRow, state: State, jobs: int) -> None:
+        """Jobs have completed or failed in the running minute."""
+        if not queue.metrics_minutes:
+            return
+        if state is State.COMPLETED:
+            queue.counted_completed += jobs
+        else:
+            queue.counted_failed += jobs
+        self._finished[queue.qid, self.now_ms // MINUTE_MS, state] += jobs
+
+    def _write_finished(self) -> None:
+        """Add to the minutes what has ended in them. The first of a minute ends those that are too old."""
+        batch = [(*key, jobs) for key, jobs in self._finished.items()]
+        self.run("series.count", batch=_encode(batch))
+        for qid, minute, _ in self._finished:
+            queue = self._queues[qid]
+            if queue.counted_minute != minute:
+                queue.counted_minute = minute
+                self.run("series.forget", qid=qid, first=minute - queue.metrics_minutes)
+
+    # ---------------------------------------------------------------- the end
+
     def finish(self) -> None:
         """Write what was gathered."""
+        if self._finished:
+            self._write_finished()
         for qid, items in self._events.items():
             queue = self._queues[qid]
             first, queue.event_tail = queue.event_tail, queue.event_tail + len(items)

@@ -2,6 +2,7 @@
 -- KEYS  *queues
 -- ARGV  now pattern
 -- RETURNS  how many keys have expired
+-- FLAGS  allow-oom
 -- include: queue
 
 local expired, cursor = 0, "0"

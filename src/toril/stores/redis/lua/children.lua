@@ -1,7 +1,9 @@
 -- List the children of a job and what became of them.
 -- KEYS  *queues
 -- ARGV  now id
--- RETURNS  {full job key, pending|completed|failed|ignored, result or reason} of each
+-- RETURNS  {full job key, pending|completed|failed|ignored, result or reason} of each; one that has failed and is waited
+--          for all the same is pending
+-- FLAGS  no-writes
 -- include: queue
 
 local key = queue_at(1).base .. A.id
@@ -16,12 +18,7 @@ for i = 1, #processed, 2 do
   tell(processed[i], "completed", processed[i + 1])
 end
 for _, child in ipairs(redis.call("SMEMBERS", key .. ":dependencies")) do
-  local base, id = split(child)
-  if redis.call("ZSCORE", base .. "failed", id) then
-    tell(child, "failed", redis.call("HGET", child, "failedReason"))
-  else
-    tell(child, "pending")
-  end
+  tell(child, "pending")
 end
 local ignored = redis.call("HGETALL", key .. ":failed")
 for i = 1, #ignored, 2 do

@@ -2,8 +2,9 @@
 -- KEYS  *queues
 -- ARGV  now token lock_ms worker again *slots(queue free max per_ms) *named(slot id)
 -- RETURNS  {claims as {place of the queue, id, the flat hash}, queues left wanting as {place, reason, until or 0}}
+-- FLAGS  allow-oom
 -- include: hand_out
 
 local claims, idle = hand_out(tonumber(A.now))
-ring_bells()
+wind_up()
 return { claims, idle }

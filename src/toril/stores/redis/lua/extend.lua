@@ -2,6 +2,7 @@
 -- KEYS  *queues
 -- ARGV  now lock_ms *claims(queue id token)
 -- RETURNS  the places of the claims that are no longer the caller's
+-- FLAGS  allow-oom
 
 local lost = {}
 for place, claim in ipairs(A.claims) do

@@ -3,11 +3,12 @@
 -- ARGV  now *refs(queue id)
 -- RETURNS  for each ref {collection, score, the flat hash, ms left of its lock, pending children}, {"receipt", text} of one
 --          that was removed and whose result is kept, or {} of one that is unknown
+-- FLAGS  no-writes
 -- include: queue
 
 local SCORED = { "completed", "failed", "delayed", "prioritized", "waiting-children" }
-local LISTED = { "active", "wait", "paused" }
 
+-- A job that is nowhere else waits. Nobody looks for it there: the list may be long, and would be searched for each job.
 local function place_of(Q, id)
   for _, name in ipairs(SCORED) do
     local score = redis.call("ZSCORE", Q[name], id)
@@ -15,12 +16,7 @@ local function place_of(Q, id)
       return name, score
     end
   end
-  for _, name in ipairs(LISTED) do
-    if redis.call("LPOS", Q[name], id) then
-      return name, ""
-    end
-  end
-  return "", ""
+  return redis.call("LPOS", Q.active, id) and "active" or "wait", ""
 end
 
 local answers = {}

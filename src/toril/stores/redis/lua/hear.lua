@@ -2,6 +2,7 @@
 -- KEYS  *queues
 -- ARGV  now
 -- RETURNS  the places of the queues that rang
+-- FLAGS  allow-oom
 -- include: queue
 
 local rang = {}

@@ -1,66 +1,79 @@
--- Remove a paused queue with everything in it, so many jobs at a time.
+-- Remove a paused queue with everything in it, some of it at a time.
 -- KEYS  *queues
--- ARGV  now force limit
--- RETURNS  {0 when nothing is left, 1 when more is, -1 not paused, -2 jobs are running; how many jobs were removed or run}
--- include: finish
+-- ARGV  now limit force receipts cursor
+-- RETURNS  {0 when nothing is left, 1 when more is, -1 not paused, -2 jobs are running; how many jobs were removed or run;
+--          the cursor to go on with}
+-- FLAGS  allow-oom
+-- include: remove
 
-local Q = queue_at(1)
-local left = tonumber(A.limit)
+local Q, now = queue_at(1), tonumber(A.now)
+-- Parents first, so that none comes back to its list because its children go.
+local STATES = { "waiting-children", "active", "wait", "paused", "delayed", "prioritized", "completed", "failed" }
 
-local function remove_all(ids)
+local function always()
+  return "remove"
+end
+
+local function remove_jobs()
+  local removed = 0
+  for _, name in ipairs(STATES) do
+    local finished = false
+    while not finished and work_left > 0 do
+      local ids
+      ids, _, finished = sweep(Q, name, "", now, always)
+      removed = removed + #ids
+    end
+  end
+  return removed
+end
+
+local function remove_schedulers()
+  local ids = work_left > 0 and redis.call("ZRANGE", Q["repeat"], 0, math.floor(work_left)) or {}
   for _, id in ipairs(ids) do
-    local key = Q.base .. id
-    local parent_key = redis.call("HGET", key, "parentKey")
-    if parent_key and redis.call("EXISTS", parent_key) == 1 then
-      drop_child(parent_key, key)
-    end
-    local deduplication_id = redis.call("HGET", key, "deid")
-    if deduplication_id and redis.call("GET", Q["de:"] .. deduplication_id) == id then
-      redis.call("DEL", Q["de:"] .. deduplication_id, Q["dn:"] .. deduplication_id)
-    end
-    delete_job(key)
-    redis.call("DEL", key .. ":lock")
-  end
-  left = left - #ids
-end
-
-local function empty_list(key)
-  local ids = left > 0 and redis.call("LRANGE", key, 0, left - 1) or {}
-  if #ids > 0 then
-    redis.call("LTRIM", key, #ids, -1)
-    remove_all(ids)
+    redis.call("DEL", Q["repeat:"] .. id)
+    redis.call("ZREM", Q["repeat"], id)
+    worked(1)
   end
 end
 
-local function empty_set(key)
-  local ids = left > 0 and redis.call("ZRANGE", key, 0, left - 1) or {}
-  if #ids > 0 then
-    redis.call("ZREM", key, unpack(ids))
-    remove_all(ids)
+-- Nothing lists what is remembered of jobs that are gone, so it is looked for among all keys.
+local function remove_receipts(cursor)
+  local page = redis.call("SCAN", cursor, "MATCH", A.receipts, "COUNT", A.limit)
+  for _, key in ipairs(page[2]) do
+    redis.call("DEL", key)
   end
+  return page[1]
+end
+
+local function is_empty()
+  return redis.call(
+    "EXISTS", Q["waiting-children"], Q.active, Q.wait, Q.paused, Q.delayed, Q.prioritized, Q.completed, Q.failed, Q["repeat"]
+  ) == 0
+end
+
+local function remove_queue()
+  redis.call(
+    "DEL", Q.events, Q.delay, Q["stalled-check"], Q.stalled, Q.id, Q.pc, Q.marker, Q.limiter, Q.meta,
+    Q["metrics:completed"], Q["metrics:failed"], Q["metrics:completed:data"], Q["metrics:failed:data"]
+  )
 end
 
 if not settings(Q).paused then
-  return { -1, 0 }
+  return { -1, 0, "0" }
 end
 local running = redis.call("LLEN", Q.active)
 if running > 0 and A.force == "0" then
-  return { -2, running }
+  return { -2, running, "0" }
 end
-for _, name in ipairs({ "active", "wait", "paused" }) do
-  empty_list(Q[name])
+local removed = remove_jobs()
+remove_schedulers()
+wind_up()
+if not is_empty() then
+  return { 1, removed, A.cursor }
 end
-for _, name in ipairs({ "delayed", "prioritized", "waiting-children", "completed", "failed" }) do
-  empty_set(Q[name])
+local cursor = remove_receipts(A.cursor)
+if cursor ~= "0" then
+  return { 1, removed, cursor }
 end
-ring_bells() -- of other queues: of this one nothing stays
-local removed = tonumber(A.limit) - left
--- A parent may have come back to its list because its children went.
-if redis.call("EXISTS", Q.wait, Q.delayed, Q.prioritized, Q["waiting-children"], Q.completed, Q.failed) > 0 then
-  return { 1, removed }
-end
-redis.call(
-  "DEL", Q.events, Q.delay, Q["stalled-check"], Q.stalled, Q.id, Q.pc, Q.marker, Q.limiter, Q.meta, Q["repeat"],
-  Q["metrics:completed"], Q["metrics:failed"], Q["metrics:completed:data"], Q["metrics:failed:data"]
-)
-return { 0, removed }
+remove_queue()
+return { 0, removed, "0" }

@@ -17,5 +17,5 @@ for place, ref in ipairs(A.refs) do
     answers[place] = "done"
   end
 end
-ring_bells()
+wind_up()
 return answers

@@ -2,6 +2,7 @@
 -- KEYS  *queues
 -- ARGV  now max_stalled interval_ms *checked(queue)
 -- RETURNS  {place of the queue, id, 1 when it has stalled too often else 0} of each job that was moved
+-- FLAGS  allow-oom
 -- include: enqueue
 
 local now = tonumber(A.now)
@@ -62,5 +63,5 @@ for place, checked in ipairs(A.checked) do
     with_all("SADD", Q.stalled, active)
   end
 end
-ring_bells()
+wind_up()
 return moved

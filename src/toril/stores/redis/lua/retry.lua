@@ -34,7 +34,7 @@ local function retry(Q, id)
   end
   redis.call("HDEL", key, "finishedOn", "processedOn", state == "failed" and "failedReason" or "returnvalue")
   if A.reset_attempts == "1" then
-    redis.call("HDEL", key, "atm", "ats")
+    redis.call("HDEL", key, "atm", "ats", "stc")
   end
   if A.with_data == "1" then
     redis.call("HSET", key, "data", A.data)
@@ -50,5 +50,5 @@ local answers = {}
 for place, ref in ipairs(A.refs) do
   answers[place] = retry(queue_at(ref.queue), ref.id)
 end
-ring_bells()
+wind_up()
 return answers

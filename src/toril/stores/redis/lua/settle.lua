@@ -1,40 +1,36 @@
 -- Record what became of claimed jobs, and hand out the next ones.
 -- KEYS  *queues
 -- ARGV  now token lock_ms worker again *slots(queue free max per_ms) *named(slot id)
---       *settled(queue id token outcome value stacktrace history delay attempts lifo keep_count keep_age_ms receipt_ms)
+--       *terms(attempts lifo keep_count keep_age_ms receipt_ms) *details(stacktrace history delay)
+--       *settled(queue id token outcome value terms detail)
 -- RETURNS  {{place of the settlement, code}, ... where not recorded}, claims, queues left wanting (as claim does):
 --          1 no children pending, -1 gone, -2 another's lock or none, -3 not active, -4 children pending, -9 a child failed
+-- FLAGS  allow-oom
 -- include: finish hand_out
 
 local now = tonumber(A.now)
 local outcomes = {}
 
-local function requeue(key, item, fields)
-  fields = fields or {}
-  fields[#fields + 1] = "py:history"
-  fields[#fields + 1] = item.history
-  redis.call("HSET", key, unpack(fields))
+local function spent(job)
+  return string.format("%.0f", (tonumber(job.atm) or 0) + 1)
 end
 
-local function attempt_spent(item, job)
-  local fields = { "atm", tostring((tonumber(job.atm) or 0) + 1), "failedReason", item.value }
-  if item.stacktrace ~= "" then
+local function with_stack(item, fields)
+  if item.detail.stacktrace ~= "" then
     fields[#fields + 1] = "stacktrace"
-    fields[#fields + 1] = item.stacktrace
+    fields[#fields + 1] = item.detail.stacktrace
   end
   return fields
 end
 
-local function with_delay(item, fields)
-  fields[#fields + 1] = "delay"
-  fields[#fields + 1] = item.delay
-  return fields
+local function note(key, item, ...)
+  redis.call("HSET", key, "py:history", item.detail.history, "py:settled", item.token, ...)
 end
 
 local function in_front(Q, key, item, job)
   put_in_front(Q, item.id, tonumber(job.priority) or 0)
   emit(Q, "waiting", "jobId", item.id, "prev", "active")
-  requeue(key, item)
+  note(key, item)
 end
 
 function outcomes.completed(Q, key, item, job)
@@ -42,30 +38,31 @@ function outcomes.completed(Q, key, item, job)
 end
 
 function outcomes.failed(Q, key, item, job)
-  finish(Q, key, item, job, "failed", now)
+  finish(Q, key, item, job, "failed", now, with_stack(item, { "py:history", item.detail.history }))
 end
 
 function outcomes.retried(Q, key, item, job)
-  local delay = tonumber(item.delay)
+  local delay = tonumber(item.detail.delay)
+  local fields = with_stack(item, { "atm", spent(job), "failedReason", item.value })
   if delay > 0 then
     put_in_delayed(Q, item.id, now + delay)
-    requeue(key, item, with_delay(item, attempt_spent(item, job)))
+    note(key, item, "delay", item.detail.delay, unpack(fields))
     return
   end
   promote_due(Q, now)
-  put_behind(Q, item.id, tonumber(job.priority) or 0, item.lifo == "1")
+  put_behind(Q, item.id, tonumber(job.priority) or 0, item.terms.lifo == "1")
   emit(Q, "waiting", "jobId", item.id, "prev", "active")
-  requeue(key, item, attempt_spent(item, job))
+  note(key, item, unpack(fields))
 end
 
 function outcomes.delayed(Q, key, item)
-  put_in_delayed(Q, item.id, now + tonumber(item.delay))
-  requeue(key, item, with_delay(item, {}))
+  put_in_delayed(Q, item.id, now + tonumber(item.detail.delay))
+  note(key, item, "delay", item.detail.delay)
 end
 
 -- Node's workers read the key, and only those with a limit of their own; ours read the setting, with the others.
 function outcomes.throttled(Q, key, item, job)
-  local for_ms = tonumber(item.delay)
+  local for_ms = tonumber(item.detail.delay)
   if for_ms > 0 then
     redis.call("SET", Q.limiter, "9007199254740991", "PX", for_ms)
     redis.call("HSET", Q.meta, "py:throttled-until", string.format("%.0f", now + for_ms))
@@ -79,7 +76,7 @@ outcomes.released = in_front
 outcomes["awaiting-children"] = function(Q, key, item)
   redis.call("ZADD", Q["waiting-children"], now, item.id)
   emit(Q, "waiting-children", "jobId", item.id, "prev", "active")
-  requeue(key, item)
+  note(key, item)
 end
 
 -- Why a job cannot have this outcome, as a code.
@@ -98,7 +95,10 @@ local function refusal_of(item, key)
   end
 end
 
-local function settled_under(history, token)
+local function settled_under(settled, history, token)
+  if settled == token then
+    return true
+  end
   local known, entries = pcall(cjson.decode, history or "[]")
   for _, entry in ipairs(known and entries or {}) do
     if entry.token == token then
@@ -110,47 +110,164 @@ end
 
 -- Whether this token has settled the job before, and only the answer was lost.
 local function recorded(Q, key, item)
-  if settled_under(redis.call("HGET", key, "py:history"), item.token) then
+  local found = redis.call("HMGET", key, "py:settled", "py:history")
+  if settled_under(found[1], found[2], item.token) then
     return true
   end
   local receipt = redis.call("GET", Q["py:receipt:"] .. item.id)
-  return receipt ~= false and settled_under(cjson.decode(receipt)["py:history"], item.token)
+  local left = receipt and cjson.decode(receipt)
+  return left ~= false and settled_under(left["py:settled"], left["py:history"], item.token)
 end
 
-local function settle(item)
-  local Q = queue_at(item.queue)
-  local key = Q.base .. item.id
-  if redis.call("GET", key .. ":lock") ~= item.token then
-    return recorded(Q, key, item) and 0 or -2
+-- The items whose lock is still theirs; for each of the others, a code.
+local function held(items, codes)
+  local locks, kept, seen = {}, {}, {}
+  for place, item in ipairs(items) do
+    locks[place] = item.key .. ":lock"
   end
-  local found = redis.call("HMGET", key, "opts", "atm", "priority", "parentKey", "parent", "deid", "defa")
+  for first = 1, #locks, 1000 do
+    for i, token in ipairs(redis.call("MGET", unpack(locks, first, math.min(first + 999, #locks)))) do
+      local item = items[first + i - 1]
+      if token ~= item.token then
+        codes[item] = recorded(item.queue, item.key, item) and 0 or -2
+      elseif seen[item.key] then
+        codes[item] = 0 -- named twice: the first counts
+      else
+        seen[item.key] = true
+        kept[#kept + 1] = item
+      end
+    end
+  end
+  return kept
+end
+
+local function has_children(items)
+  local keys = {}
+  for _, item in ipairs(items) do
+    if item.outcome == "awaiting-children" then
+      return true
+    elseif item.outcome == "completed" then
+      keys[#keys + 1] = item.key .. ":dependencies"
+      keys[#keys + 1] = item.key .. ":unsuccessful"
+    end
+  end
+  for first = 1, #keys, 1000 do
+    if redis.call("EXISTS", unpack(keys, first, math.min(first + 999, #keys))) > 0 then
+      return true
+    end
+  end
+  return false
+end
+
+-- Take jobs out of `active`: with one cut where they are the oldest there, as they mostly are. Returns those that were not
+-- in it, as a set, or nothing.
+local function take_out(Q, items)
+  local mine, absent = {}, nil
+  for _, item in ipairs(items) do
+    mine[item.id] = true
+  end
+  local oldest, all = redis.call("LRANGE", Q.active, -#items, -1), true
+  for _, id in ipairs(oldest) do
+    all = all and mine[id]
+  end
+  if all and #oldest == #items then
+    redis.call("LTRIM", Q.active, 0, -#items - 1)
+    return nil
+  end
+  for _, item in ipairs(items) do
+    if redis.call("LREM", Q.active, -1, item.id) == 0 then
+      absent = absent or {}
+      absent[item] = true
+    end
+  end
+  return absent
+end
+
+local function unlock(items)
+  local locks, ids = {}, {}
+  for place, item in ipairs(items) do
+    locks[place] = item.key .. ":lock"
+    ids[item.queue] = ids[item.queue] or {}
+    table.insert(ids[item.queue], item.id)
+  end
+  delete_keys(locks)
+  for Q, some in pairs(ids) do
+    with_all("SREM", Q.stalled, some)
+  end
+end
+
+local function record(item, codes)
+  local found
+  if item.outcome == "completed" then
+    found = redis.call("HMGET", item.key, "timestamp", "atm", "parentKey", "deid")
+  else
+    found = redis.call("HMGET", item.key, "timestamp", "atm", "parentKey", "deid", "parent", "priority", "defa")
+  end
   if not found[1] then
-    return -1
+    codes[item] = -1
+    return
   end
-  local code = refusal_of(item, key)
-  if code then
-    return code
-  end
-  if redis.call("LREM", Q.active, -1, item.id) == 0 then
-    return -3
-  end
-  redis.call("DEL", key .. ":lock")
-  redis.call("SREM", Q.stalled, item.id)
-  outcomes[item.outcome](Q, key, item, {
-    atm = found[2], priority = found[3], parentKey = found[4], parent = found[5], deid = found[6], defa = found[7],
+  outcomes[item.outcome](item.queue, item.key, item, {
+    atm = found[2], parentKey = found[3], deid = found[4], parent = found[5], priority = found[6], defa = found[7],
   })
-  return 0
+end
+
+local function settle(items, codes)
+  local by_queue = {}
+  for _, item in ipairs(items) do
+    by_queue[item.queue] = by_queue[item.queue] or {}
+    table.insert(by_queue[item.queue], item)
+  end
+  local going = {}
+  for Q, some in pairs(by_queue) do
+    local absent = take_out(Q, some)
+    for _, item in ipairs(some) do
+      if absent and absent[item] then
+        codes[item] = redis.call("EXISTS", item.key) == 1 and -3 or -1
+      end
+    end
+  end
+  for _, item in ipairs(items) do
+    if not codes[item] then
+      going[#going + 1] = item
+    end
+  end
+  if #going > 0 then
+    unlock(going)
+  end
+  for _, item in ipairs(going) do
+    record(item, codes)
+  end
 end
 
 local codes = {}
-for place, item in ipairs(A.settled) do
-  local code = settle(item)
-  if code ~= 0 then
-    codes[#codes + 1] = { place, code }
-  end
+for _, item in ipairs(A.settled) do
+  item.queue = queue_at(item.queue)
+  item.key = item.queue.base .. item.id
+  item.terms = A.terms[tonumber(item.terms)]
+  item.detail = A.details[tonumber(item.detail)]
 end
-evict_all(now)
+local items = held(A.settled, codes)
+if has_children(items) then
+  for _, item in ipairs(items) do -- one by one: what one does to its parent decides what becomes of that
+    local code = refusal_of(item, item.key)
+    if code then
+      codes[item] = code
+    else
+      settle({ item }, codes)
+    end
+  end
+elseif #items > 0 then
+  settle(items, codes)
+end
+put_away(now)
 local claims, idle, awaited = hand_out(now)
 emit_drained(awaited)
-ring_bells()
-return { codes, claims, idle }
+wind_up()
+local unrecorded = {}
+for place, item in ipairs(A.settled) do
+  if codes[item] and codes[item] ~= 0 then
+    unrecorded[#unrecorded + 1] = { place, codes[item] }
+  end
+end
+return { unrecorded, claims, idle }

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toril.model import Attempt, Claim, Event, JobRecord, JobRef, QueueSettings
+from toril.model import (
+    DEFAULT_METRICS_MINUTES,
+    MAX_METRICS_MINUTES,
+    Attempt,
+    Claim,
+    Event,
+    JobRecord,
+    JobRef,
+    QueueSettings,
+)
 from toril.options import DEFAULT_OPTIONS, HISTORY_LENGTH, RateLimit
 from toril.states import State
 from toril.stores.redis.keys import STATES, Keys
@@ -45,8 +54,9 @@ def read_claim(queue: str, job_id: str, flat: Flat, token: str, worker: str, key
     )
 
 
-def read_history(text: str | None) -> tuple[Attempt, ...]:
-    return tuple(
+def read_history(job: Mapping[str, str], state: State) -> tuple[Attempt, ...]:
+    """The last runs of a job. A run that completed is told by the job's own fields."""
+    attempts = [
         Attempt(
             entry["number"],
             entry.get("worker"),
@@ -56,8 +66,12 @@ def read_history(text: str | None) -> tuple[Attempt, ...]:
             entry.get("reason", ""),
             entry.get("stack", ""),
         )
-        for entry in map(as_object, as_list(parsed(text))[-HISTORY_LENGTH:])
-    )
+        for entry in map(as_object, as_list(parsed(job.get("py:history"))))
+    ]
+    if state is State.COMPLETED and job.get("processedOn"):
+        started_at_ms, ended_at_ms = number(job, "processedOn"), number(job, "finishedOn")
+        attempts.append(Attempt(number(job, "atm"), job.get("pb"), started_at_ms, ended_at_ms, "completed"))
+    return tuple(attempts[-HISTORY_LENGTH:])
 
 
 def read_record(ref: JobRef, answer: Sequence[Any], now_ms: int, keys: Keys) -> JobRecord | None:
@@ -89,7 +103,7 @@ def read_record(ref: JobRef, answer: Sequence[Any], now_ms: int, keys: Keys) -> 
         result=job.get("returnvalue"),
         reason=None if state is State.COMPLETED else job.get("failedReason"),
         deferred=job.get("defa"),
-        history=read_history(job.get("py:history")),
+        history=read_history(job, state),
         parent=read_parent(job.get("parent"), keys),
         pending_children=pending,
     )
@@ -114,7 +128,7 @@ def _read_receipt(ref: JobRef, text: str) -> JobRecord:
         worker=receipt.get("pb"),
         result=receipt.get("returnvalue"),
         reason=None if state is State.COMPLETED else receipt.get("failedReason"),
-        history=read_history(receipt.get("py:history")),
+        history=read_history(receipt, state),
         kept=False,
     )
 
@@ -133,6 +147,7 @@ def read_settings(flat: Flat, now_ms: int) -> QueueSettings:
     rate = None
     if stored.get("max") and stored.get("duration"):
         rate = RateLimit(number(stored, "max"), per=number(stored, "duration") / 1000)
+    minutes = number(stored, "py:metrics") if "py:metrics" in stored else DEFAULT_METRICS_MINUTES
     return QueueSettings(
         paused="paused" in stored,
         concurrency=moment(stored, "concurrency"),
@@ -140,5 +155,6 @@ def read_settings(flat: Flat, now_ms: int) -> QueueSettings:
         max_waiting=moment(stored, "py:max-waiting"),
         events=stored.get("py:events") != "0",
         max_events=number(stored, "opts.maxLenEvents") or 10_000,
+        metrics_minutes=min(max(minutes, 0), MAX_METRICS_MINUTES),
         limited_until_ms=limited if limited > now_ms else None,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from toril.model import (
+    DEFAULT_METRICS_MINUTES,
     AwaitingChildren,
     Claim,
     Completed,
@@ -17,45 +18,65 @@ from toril.model import (
     Retried,
     Throttled,
 )
-from toril.options import HISTORY_LENGTH
+from toril.options import HISTORY_LENGTH, Keep, Options
 from toril.stores.redis.keys import Keys
 from toril.stores.redis.wire.options import options_text, parent_text
 from toril.stores.redis.wire.texts import as_list, encode, parsed
 
 
-class JobRow(NamedTuple):
-    """A job on its way, as add.lua takes it."""
+class KindRow(NamedTuple):
+    """What jobs of one declaration share."""
 
-    unit: int
-    queue: int
-    id: str
     name: str
-    data: str
     opts: str
-    timestamp: int
     delay: int
     priority: int
     lifo: int
-    nonce: str
     parent_key: str
     parent: str
     has_children: int
 
 
-def job_row(job: NewJob, unit: int, place: int, keys: Keys) -> JobRow:
+class JobRow(NamedTuple):
+    """A job on its way, as add.lua takes it; `kind` is a place in the list of kinds, from 1."""
+
+    unit: int
+    queue: int
+    kind: int
+    id: str
+    data: str
+    timestamp: int
+    nonce: str
+
+
+class JobRows:
+    """Jobs of one call, with what they share told once."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._places: dict[tuple[str, int], int] = {}
+        self.kinds: list[KindRow] = []
+        self.jobs: list[JobRow] = []
+
+    def append(self, job: NewJob, unit: int, queue: int) -> None:
+        plain = job.nonce is None and job.parent is None and not job.has_children
+        kind = self._places.get((job.name, id(job.options))) if plain else None
+        if kind is None:
+            self.kinds.append(_kind(job, self._keys))
+            kind = len(self.kinds)
+            if plain:
+                self._places[job.name, id(job.options)] = kind
+        self.jobs.append(JobRow(unit, queue, kind, job.id, job.data, job.created_at_ms, job.nonce or ""))
+
+
+def _kind(job: NewJob, keys: Keys) -> KindRow:
     options = job.options
-    return JobRow(
-        unit,
-        place,
-        job.id,
+    return KindRow(
         job.name,
-        job.data,
         options_text(job, keys),
-        job.created_at_ms,
         options.delay_ms,
         options.priority,
         int(options.lifo),
-        job.nonce or "",
         "" if job.parent is None else keys.job(job.parent.ref),
         "" if job.parent is None else parent_text(job.parent, keys),
         int(job.has_children),
@@ -70,17 +91,9 @@ class Handle(NamedTuple):
     stack_limit: int
 
 
-class SettledRow(NamedTuple):
-    """An outcome, as settle.lua takes it."""
+class TermsRow(NamedTuple):
+    """What of a job's options decides how it ends; jobs of one declaration share one."""
 
-    queue: int
-    id: str
-    token: str
-    outcome: str
-    value: str
-    stacktrace: str
-    history: str
-    delay: int
     attempts: int
     lifo: int
     keep_count: int | str
@@ -88,24 +101,63 @@ class SettledRow(NamedTuple):
     receipt_ms: int
 
 
+class DetailRow(NamedTuple):
+    """What an outcome says besides, unless the job has completed."""
+
+    stacktrace: str
+    history: str
+    delay: int
+
+
+class SettledRow(NamedTuple):
+    """An outcome, as settle.lua takes it; `terms` and `detail` are places in their lists, from 1."""
+
+    queue: int
+    id: str
+    token: str
+    outcome: str
+    value: str
+    terms: int
+    detail: int
+
+
 SHORTEST_RECEIPT_MS = 60_000
 """A job that is removed at once is remembered for this long at least, so that a repeated add makes no second one."""
 
 
-def settled_row(claim: Claim, outcome: Outcome, place: int, now_ms: int) -> SettledRow:
-    word, value, stack = told(outcome)
-    handle = claim.handle if isinstance(claim.handle, Handle) else Handle("", "", HISTORY_LENGTH)
-    options = claim.options
-    keep = options.keep_completed if isinstance(outcome, Completed) else options.keep_failed
-    return SettledRow(
-        place,
-        claim.ref.id,
-        claim.token,
-        word,
-        value,
-        _with_stack(handle, stack),
-        _with_attempt(handle.history, claim, outcome, now_ms),
-        _delay_ms(outcome, now_ms),
+class SettledRows:
+    """Outcomes of one call, with what they share told once."""
+
+    def __init__(self, now_ms: int) -> None:
+        self._now_ms = now_ms
+        self._places: dict[tuple[int, bool], int] = {}
+        self.terms: list[TermsRow] = []
+        self.details: list[DetailRow] = []
+        self.settled: list[SettledRow] = []
+
+    def append(self, claim: Claim, outcome: Outcome, queue: int) -> None:
+        completed = isinstance(outcome, Completed)
+        options = claim.options
+        terms = self._places.get((id(options), completed))
+        if terms is None:
+            self.terms.append(_terms(options, options.keep_completed if completed else options.keep_failed))
+            terms = self._places[id(options), completed] = len(self.terms)
+        if isinstance(outcome, Completed):
+            row = SettledRow(queue, claim.ref.id, claim.token, "completed", outcome.result, terms, 0)
+        else:
+            word, value, stack = told(outcome)
+            self.details.append(self._detail(claim, outcome, stack))
+            row = SettledRow(queue, claim.ref.id, claim.token, word, value, terms, len(self.details))
+        self.settled.append(row)
+
+    def _detail(self, claim: Claim, outcome: Outcome, stack: str) -> DetailRow:
+        handle = claim.handle if isinstance(claim.handle, Handle) else Handle("", "", HISTORY_LENGTH)
+        history = _with_attempt(handle.history, claim, outcome, self._now_ms)
+        return DetailRow(_with_stack(handle, stack), history, _delay_ms(outcome, self._now_ms))
+
+
+def _terms(options: Options, keep: Keep | None) -> TermsRow:
+    return TermsRow(
         options.attempts,
         int(options.lifo),
         "" if keep is None or keep.count is None else keep.count,
@@ -181,6 +233,8 @@ class SettingRow(NamedTuple):
 def settings_rows(settings: QueueSettings) -> list[SettingRow]:
     rate = settings.rate_limit
 
+    minutes = settings.metrics_minutes
+
     def text(value: int | None) -> str:
         return "" if value is None else str(value)
 
@@ -192,4 +246,5 @@ def settings_rows(settings: QueueSettings) -> list[SettingRow]:
         SettingRow("opts.maxLenEvents", str(settings.max_events)),
         SettingRow("py:events", "" if settings.events else "0"),
         SettingRow("py:max-waiting", text(settings.max_waiting)),
+        SettingRow("py:metrics", text(None if minutes == DEFAULT_METRICS_MINUTES else minutes)),
     ]

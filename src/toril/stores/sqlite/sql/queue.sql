@@ -4,6 +4,7 @@
 SELECT qid, name, tail, head, paused, concurrency, rate_max, rate_per_ms, max_waiting, events, max_events, limited_until_ms,
        window_started, window_until_ms, stalled_check_until_ms, event_tail,
        waiting, prioritized, delayed, active, waiting_children, completed, failed,
+       metrics_minutes, counted_minute, counted_completed, counted_failed,
        EXISTS (SELECT 1 FROM receipt WHERE receipt.qid = queue.qid)
   FROM queue WHERE prefix = :prefix AND name = :name;
 
@@ -11,6 +12,7 @@ SELECT qid, name, tail, head, paused, concurrency, rate_max, rate_per_ms, max_wa
 SELECT qid, name, tail, head, paused, concurrency, rate_max, rate_per_ms, max_waiting, events, max_events, limited_until_ms,
        window_started, window_until_ms, stalled_check_until_ms, event_tail,
        waiting, prioritized, delayed, active, waiting_children, completed, failed,
+       metrics_minutes, counted_minute, counted_completed, counted_failed,
        EXISTS (SELECT 1 FROM receipt WHERE receipt.qid = queue.qid)
   FROM queue WHERE qid = :qid;
 
@@ -18,6 +20,7 @@ SELECT qid, name, tail, head, paused, concurrency, rate_max, rate_per_ms, max_wa
 SELECT qid, name, tail, head, paused, concurrency, rate_max, rate_per_ms, max_waiting, events, max_events, limited_until_ms,
        window_started, window_until_ms, stalled_check_until_ms, event_tail,
        waiting, prioritized, delayed, active, waiting_children, completed, failed,
+       metrics_minutes, counted_minute, counted_completed, counted_failed,
        EXISTS (SELECT 1 FROM receipt WHERE receipt.qid = queue.qid)
   FROM queue WHERE prefix = :prefix ORDER BY name;
 
@@ -33,8 +36,14 @@ DELETE FROM event WHERE qid = :qid;
 -- :delete_receipts
 DELETE FROM receipt WHERE qid = :qid;
 
+-- :delete_series
+DELETE FROM finished WHERE qid = :qid;
+
 -- :oldest  When the first of a state became ready.
 SELECT ready_at_ms FROM job WHERE qid = :qid AND state = :state ORDER BY rank, place LIMIT 1;
 
--- :counted  The jobs of each state, counted one by one.
-SELECT qid, state, count(*) FROM job GROUP BY qid, state;
+-- :everywhere  All queues of the file, whatever their prefix.
+SELECT prefix, qid FROM queue ORDER BY prefix, name;
+
+-- :counted  The jobs of a queue by state, counted one by one.
+SELECT state, count(*) FROM job WHERE qid = :qid GROUP BY state;

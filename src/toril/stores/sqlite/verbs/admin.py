@@ -143,6 +143,7 @@ def settings_of(queue: QueueRow | None, now_ms: int) -> QueueSettings:
         max_waiting=queue.max_waiting,
         events=bool(queue.events),
         max_events=queue.max_events,
+        metrics_minutes=queue.metrics_minutes,
         limited_until_ms=limited if limited > now_ms else None,
     )
 
@@ -157,6 +158,7 @@ def configure(tx: Transaction, prefix: str, name: str, settings: QueueSettings) 
     queue.max_waiting = settings.max_waiting
     queue.events = int(settings.events)
     queue.max_events = settings.max_events
+    queue.metrics_minutes = settings.metrics_minutes
     queue.paused = int(settings.paused)
     if settings.paused != was_paused:
         tx.emit(queue, "paused" if settings.paused else "resumed")
@@ -209,6 +211,7 @@ def obliterate_piece(tx: Transaction, prefix: str, name: str, force: bool) -> in
     if not removed:
         tx.run("queue.delete_events", qid=queue.qid)
         tx.run("queue.delete_receipts", qid=queue.qid)
+        tx.run("queue.delete_series", qid=queue.qid)
         tx.run("queue.delete", qid=queue.qid)
         tx.forget_queue(prefix, queue)
     return removed

@@ -11,18 +11,18 @@ from toril.errors import ConfigError
 from toril.model import (
     Child,
     Event,
-    Finding,
     JobRecord,
     JobRef,
     LogPage,
     Page,
     QueueSettings,
     QueueSummary,
+    Series,
     WorkerInfo,
 )
 from toril.options import DEFAULT_OPTIONS
 from toril.states import State
-from toril.stores.sqlite.transaction import SQL, QueueRow
+from toril.stores.sqlite.transaction import MINUTE_MS, SQL, QueueRow
 from toril.stores.sqlite.verbs.admin import settings_of
 from toril.stores.sqlite.verbs.records import record_of
 
@@ -105,6 +105,16 @@ def _summary(db: sqlite3.Connection, name: str, row: QueueRow | None, now_ms: in
     return QueueSummary(name, counts, settings_of(row, now_ms), min(ready, default=None))
 
 
+def series(db: sqlite3.Connection, prefix: str, name: str, state: State, limit: int, now_ms: int) -> Series:
+    its, last = queue(db, prefix, name), now_ms // MINUTE_MS
+    first, until_ms = last - limit + 1, (last + 1) * MINUTE_MS
+    if its is None:
+        return Series(0, (0,) * limit, until_ms)
+    wanted = {"qid": its.qid, "first": first, "last": last, "state": state.value}
+    counts = dict(json.loads(db.execute(SQL["series.read"], wanted).fetchone()[0]))
+    return Series(its.counted(state), tuple(counts.get(minute, 0) for minute in range(first, last + 1)), until_ms)
+
+
 def settings(db: sqlite3.Connection, prefix: str, name: str, now_ms: int) -> QueueSettings:
     return settings_of(queue(db, prefix, name), now_ms)
 
@@ -150,26 +160,3 @@ def events(db: sqlite3.Connection, prefix: str, name: str, after: int, limit: in
         if len(found) >= limit:
             break
     return found
-
-
-def check(db: sqlite3.Connection, place: str) -> list[Finding]:
-    """Whether the file is sound, and the counts that are kept are the counts that are."""
-    findings: list[Finding] = []
-    verdict = [row[0] for row in db.execute("PRAGMA integrity_check(10)")]
-    if verdict == ["ok"]:
-        findings.append(Finding("ok", place, "the file is sound (integrity_check)"))
-    else:
-        findings.append(Finding("error", place, f"the file is damaged: {'; '.join(verdict)}", "restore a backup"))
-    counted = {(qid, state): count for qid, state, count in db.execute(SQL["queue.counted"])}
-    for prefix, name, *row in db.execute("SELECT prefix, name, * FROM queue"):
-        columns = [column[1] for column in db.execute("PRAGMA table_info(queue)")]
-        kept = dict(zip(columns, row, strict=True))
-        for state in State:
-            real = counted.get((kept["qid"], state.value), 0)
-            if kept[state.value.replace("-", "_")] != real:
-                message = f"{kept[state.value.replace('-', '_')]} {state} jobs are counted and {real} are there"
-                findings.append(Finding("error", f"{prefix}:{name}", message, "report this as a bug, with the file"))
-    orphans = db.execute("SELECT count(*) FROM child WHERE parent_row NOT IN (SELECT row FROM job)").fetchone()[0]
-    if orphans:
-        findings.append(Finding("error", place, f"{orphans} children point to parents that are gone"))
-    return findings

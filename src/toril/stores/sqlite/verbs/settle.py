@@ -138,6 +138,7 @@ def _complete(tx: Transaction, prefix: str, queue: QueueRow, batch: Batch) -> No
         place=queue.back(len(batch)),
     )
     queue.moved(State.ACTIVE, State.COMPLETED, len(batch))
+    tx.count_finished(queue, State.COMPLETED, len(batch))
     for item, outcome in batch:
         if item.parent_row is not None:
             _tell_parent(tx, prefix, item, "completed", result=outcome.result)
@@ -153,6 +154,7 @@ def _fail(tx: Transaction, prefix: str, queue: QueueRow, batch: Batch) -> None:
     tx.run("settle.failed", batch=json.dumps(rows), now=tx.now_ms, place=queue.back(len(batch)))
     _keep_nul(tx, rows, 1)
     queue.moved(State.ACTIVE, State.FAILED, len(batch))
+    tx.count_finished(queue, State.FAILED, len(batch))
     for item, outcome in batch:
         if item.parent_row is not None:
             _child_failed(tx, prefix, item, outcome.reason)

@@ -1,89 +1,71 @@
 -- End jobs: keep them by their rule, or remove them and remember what somebody may still ask for.
--- include: parent
+-- include: parent metrics
 
-local evictions = {}
 local finished = {}
 
 local REMEMBERED = {
   "name", "timestamp", "processedOn", "finishedOn", "atm", "ats", "stc", "pb", "returnvalue", "failedReason",
-  "py:nonce", "py:history",
+  "py:nonce", "py:history", "py:settled", "parentKey",
 }
 
+local function keys_of_job(key, keys)
+  local n = #keys
+  keys[n + 1], keys[n + 2], keys[n + 3] = key, key .. ":logs", key .. ":dependencies"
+  keys[n + 4], keys[n + 5], keys[n + 6] = key .. ":processed", key .. ":failed", key .. ":unsuccessful"
+end
+
 local function delete_job(key)
-  redis.call(
-    "DEL", key, key .. ":logs", key .. ":dependencies", key .. ":processed", key .. ":failed", key .. ":unsuccessful"
-  )
+  local keys = {}
+  keys_of_job(key, keys)
+  delete_keys(keys)
 end
 
 -- What is still known of a job that its keep rule has removed: that it was there, and its result.
-local function leave_receipt(Q, id, state, ttl_ms, latest)
-  local found = redis.call("HMGET", Q.base .. id, unpack(REMEMBERED))
+local function leave_receipt(Q, id, state, ttl_ms, found)
   local receipt = { state = state }
   for i, name in ipairs(REMEMBERED) do
-    receipt[name] = latest and latest[name] or found[i] or nil
+    receipt[name] = found[i] or nil
   end
   redis.call("SET", Q["py:receipt:"] .. id, cjson.encode(receipt), "PX", ttl_ms)
 end
 
-local function remove_finished(Q, id)
-  local key = Q.base .. id
-  local parent_key = redis.call("HGET", key, "parentKey")
-  if parent_key and redis.call("EXISTS", parent_key) == 1 then
-    drop_child(parent_key, key)
-  end
-  delete_job(key)
-end
-
-local function evict_ids(Q, state, now, receipt_ms, with_scores)
-  local ids = {}
+-- Remove jobs that have ended, given as {id, score, id, score, ...}.
+local function evict(Q, state, now, receipt_ms, with_scores)
+  local ids, keys = {}, {}
   for i = 1, #with_scores, 2 do
     local id = with_scores[i]
+    local key = Q.base .. id
+    local found = redis.call("HMGET", key, unpack(REMEMBERED))
     local remaining = tonumber(with_scores[i + 1]) + receipt_ms - now
     if remaining > 0 then
-      leave_receipt(Q, id, state, remaining)
+      leave_receipt(Q, id, state, remaining, found)
     end
-    remove_finished(Q, id)
+    local parent_key = found[#REMEMBERED]
+    if parent_key and redis.call("EXISTS", parent_key) == 1 then
+      drop_child(parent_key, key)
+    end
+    keys_of_job(key, keys)
     ids[#ids + 1] = id
   end
   if #ids > 0 then
+    delete_keys(keys)
     redis.call("ZREM", Q[state], unpack(ids))
   end
 end
 
 -- At most 1,000 by age and 1,000 by count each time, so that a rule that was tightened does not stop the server.
-local function evict(Q, state, now, rule)
-  if rule.age_ms then
-    local old = redis.call(
-      "ZRANGEBYSCORE", Q[state], 0, now - rule.age_ms, "WITHSCORES", "LIMIT", 0, 1000
-    )
-    evict_ids(Q, state, now, rule.receipt_ms, old)
+local function evict_by(Q, state, terms, now)
+  local age_ms, count = tonumber(terms.keep_age_ms), tonumber(terms.keep_count)
+  if age_ms then
+    local old = redis.call("ZRANGEBYSCORE", Q[state], 0, now - age_ms, "WITHSCORES", "LIMIT", 0, 1000)
+    evict(Q, state, now, tonumber(terms.receipt_ms), old)
   end
-  if rule.count then
-    local excess = redis.call("ZCARD", Q[state]) - rule.count
+  if count then
+    local excess = redis.call("ZCARD", Q[state]) - count
     if excess > 0 then
       local oldest = redis.call("ZRANGE", Q[state], 0, math.min(excess, 1000) - 1, "WITHSCORES")
-      evict_ids(Q, state, now, rule.receipt_ms, oldest)
+      evict(Q, state, now, tonumber(terms.receipt_ms), oldest)
     end
-  end
-end
-
-local function evict_later(Q, state, item)
-  if item.keep_count == "" and item.keep_age_ms == "" then
-    return
-  end
-  local name = table.concat({ Q.base, state, item.keep_count, item.keep_age_ms, item.receipt_ms }, "\n")
-  evictions[name] = evictions[name] or {
-    queue = Q,
-    state = state,
-    count = tonumber(item.keep_count),
-    age_ms = tonumber(item.keep_age_ms),
-    receipt_ms = tonumber(item.receipt_ms),
-  }
-end
-
-local function evict_all(now)
-  for _, rule in pairs(evictions) do
-    evict(rule.queue, rule.state, now, rule)
   end
 end
 
@@ -95,9 +77,26 @@ local function forget_deduplication(Q, deduplication_id, id)
   end
 end
 
--- `job` is what settle.lua has read of the hash, `item` the settlement.
-local function finish(Q, key, item, job, state, now)
+-- What is to be done once for all jobs of a queue that have ended in this state.
+local function ended(Q, state)
+  local both = finished[Q]
+  if not both then
+    both = {}
+    finished[Q] = both
+  end
+  local group = both[state]
+  if not group then
+    group = { count = 0, scored = {}, terms = {} }
+    both[state] = group
+  end
+  return group
+end
+
+-- `fields` is what the hash gets besides; `job` what settle.lua has read of it, `item` the settlement.
+local function finish(Q, key, item, job, state, now, fields)
   local id, value = item.id, item.value
+  local group = ended(Q, state)
+  group.count = group.count + 1
   if job.deid then
     forget_deduplication(Q, job.deid, id)
   end
@@ -107,40 +106,44 @@ local function finish(Q, key, item, job, state, now)
     child_failed(job.parentKey, job.parent, key, value, now)
   end
 
-  local made = (tonumber(job.atm) or 0) + 1
-  local fields = { atm = tostring(made), finishedOn = string.format("%.0f", now), ["py:history"] = item.history }
-  fields[state == "completed" and "returnvalue" or "failedReason"] = value
-  if item.stacktrace ~= "" then
-    fields.stacktrace = item.stacktrace
-  end
-  if item.keep_count == "0" then
-    leave_receipt(Q, id, state, item.receipt_ms, fields)
+  local made = string.format("%.0f", (tonumber(job.atm) or 0) + 1)
+  local result = state == "completed" and "returnvalue" or "failedReason"
+  redis.call("HSET", key, "atm", made, "finishedOn", A.now, "py:settled", item.token, result, value, unpack(fields or {}))
+  if item.terms.keep_count == "0" then
+    leave_receipt(Q, id, state, item.terms.receipt_ms, redis.call("HMGET", key, unpack(REMEMBERED)))
     delete_job(key)
     if job.parentKey then
       drop_child(job.parentKey, key)
     end
   else
-    local flat = {}
-    for name, text in pairs(fields) do
-      flat[#flat + 1] = name
-      flat[#flat + 1] = text
-    end
-    redis.call("HSET", key, unpack(flat))
-    redis.call("ZADD", Q[state], now, id)
+    local scored = group.scored
+    scored[#scored + 1], scored[#scored + 2] = A.now, id
+    group.terms[item.terms] = true
     if job.defa and state == "failed" then
       redis.call("HDEL", key, "defa")
     end
-    evict_later(Q, state, item)
   end
 
-  finished[Q] = true
   if state == "completed" then
     emit(Q, "completed", "jobId", id, "returnvalue", value, "prev", "active")
     return
   end
   emit(Q, "failed", "jobId", id, "failedReason", value, "prev", "active")
-  if made >= tonumber(item.attempts) then
-    emit(Q, "retries-exhausted", "jobId", id, "attemptsMade", tostring(made))
+  if tonumber(made) >= tonumber(item.terms.attempts) then
+    emit(Q, "retries-exhausted", "jobId", id, "attemptsMade", made)
+  end
+end
+
+-- Put those that stay where ended jobs are, count them, and remove those that the keep rules do not let stay.
+local function put_away(now)
+  for Q, both in pairs(finished) do
+    for state, group in pairs(both) do
+      with_all("ZADD", Q[state], group.scored)
+      count_finished(Q, state, group.count, now)
+      for terms in pairs(group.terms) do
+        evict_by(Q, state, terms, now)
+      end
+    end
   end
 end
 

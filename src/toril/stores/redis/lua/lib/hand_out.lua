@@ -1,70 +1,89 @@
 -- Hand out what may run now, and say of each queue left wanting why.
 -- include: enqueue
 
+-- A job that is in `active` is this worker's from now on; nothing when it is there no more, and only its id was left.
 local function start(Q, id, slot, now)
   local key = Q.base .. id
   local job = redis.call("HGETALL", key)
   if #job == 0 then
-    redis.call("LREM", Q.active, 1, id) -- it was removed by force, and its id left behind
+    redis.call("LREM", Q.active, 1, id)
     return nil
   end
-  local max = settings(Q).max or tonumber(slot.max)
-  if max and not field(job, "defa") and redis.call("INCR", Q.limiter) == 1 then
-    redis.call("PEXPIRE", Q.limiter, tonumber(slot.per_ms) or settings(Q).duration)
-  end
-  local started = {
-    "processedOn", string.format("%.0f", now), "ats", tostring((tonumber(field(job, "ats")) or 0) + 1),
-  }
-  if A.worker ~= "" then
-    started[5], started[6] = "pb", A.worker
-  end
+  local starts = string.format("%.0f", (tonumber(field(job, "ats")) or 0) + 1)
   redis.call("SET", key .. ":lock", A.token, "PX", A.lock_ms)
   emit(Q, "active", "jobId", id, "prev", "waiting")
-  redis.call("HSET", key, unpack(started))
-  for _, text in ipairs(started) do
-    job[#job + 1] = text
+  local n = #job
+  job[n + 1], job[n + 2], job[n + 3], job[n + 4] = "processedOn", A.now, "ats", starts
+  if A.worker ~= "" then
+    job[n + 5], job[n + 6] = "pb", A.worker
+    redis.call("HSET", key, "processedOn", A.now, "ats", starts, "pb", A.worker)
+  else
+    redis.call("HSET", key, "processedOn", A.now, "ats", starts)
   end
   return { tonumber(slot.queue), id, job }
 end
 
-local function next_id(Q)
-  local id = redis.call("RPOPLPUSH", Q.wait, Q.active)
-  if id and string.sub(id, 1, 2) == "0:" then -- a marker of old versions
-    redis.call("LREM", Q.active, 1, id)
-    id = redis.call("RPOPLPUSH", Q.wait, Q.active)
-  end
-  if id then
-    return id
-  end
-  local first = redis.call("ZPOPMIN", Q.prioritized)
-  if first[1] then
-    redis.call("LPUSH", Q.active, first[1])
-    return first[1]
-  end
-  redis.call("DEL", Q.pc)
-  return nil
-end
-
--- Why a queue gives nothing right now: a reason and until when; nothing when it may give.
-local function held_back(Q, slot, now)
-  local known = settings(Q)
-  if known.paused then
-    return "paused"
-  end
-  if known.throttled_until > now then
-    return "limited", known.throttled_until
-  end
-  local max = known.max or tonumber(slot.max)
-  if max and (tonumber(redis.call("GET", Q.limiter)) or 0) >= max then
-    local ttl = redis.call("PTTL", Q.limiter)
-    if ttl > 0 then
-      return "limited", now + ttl
-    elseif ttl == 0 then
-      redis.call("DEL", Q.limiter)
+-- So many ids of those that run next, put into `active`.
+local function next_ids(Q, count)
+  local ids = redis.call("RPOP", Q.wait, count) or {}
+  for i = #ids, 1, -1 do
+    if string.sub(ids[i], 1, 2) == "0:" then -- a marker of old versions
+      table.remove(ids, i)
     end
   end
-  if blocked(Q) then
-    return "full"
+  local missing = count - #ids
+  if missing > 0 then
+    local first = redis.call("ZPOPMIN", Q.prioritized, missing)
+    for i = 1, #first, 2 do
+      ids[#ids + 1] = first[i]
+    end
+    if #first == 0 then
+      redis.call("DEL", Q.pc)
+    end
+  end
+  if #ids > 0 then
+    with_all("LPUSH", Q.active, ids)
+  end
+  return ids
+end
+
+-- How many jobs a queue may give right now; when none, why, and until when.
+local function room(Q, slot, now, wanted)
+  local known = settings(Q)
+  if known.paused then
+    return 0, "paused"
+  end
+  if known.throttled_until > now then
+    return 0, "limited", known.throttled_until
+  end
+  local max = known.max or tonumber(slot.max)
+  if max then
+    local left = max - (tonumber(redis.call("GET", Q.limiter)) or 0)
+    if left <= 0 then
+      local ttl = redis.call("PTTL", Q.limiter)
+      if ttl > 0 then
+        return 0, "limited", now + ttl
+      end
+      redis.call("DEL", Q.limiter) -- it ends now, or was left without an end
+      left = max
+    end
+    wanted = math.min(wanted, left)
+  end
+  if known.concurrency then
+    local left = known.concurrency - redis.call("LLEN", Q.active)
+    if left <= 0 then
+      return 0, "full"
+    end
+    wanted = math.min(wanted, left)
+  end
+  return wanted
+end
+
+-- Jobs that are only handed out to be failed do not count.
+local function count_started(Q, slot, started)
+  if (settings(Q).max or tonumber(slot.max)) and started > 0
+    and redis.call("INCRBY", Q.limiter, started) == started then
+    redis.call("PEXPIRE", Q.limiter, tonumber(slot.per_ms) or settings(Q).duration)
   end
 end
 
@@ -72,20 +91,25 @@ local function hand_out_next(Q, slot, now, claims)
   promote_due(Q, now)
   local left = tonumber(slot.free)
   while left > 0 do
-    local reason, until_ms = held_back(Q, slot, now)
-    if reason then
+    local count, reason, until_ms = room(Q, slot, now, left)
+    if count == 0 then
       return reason, until_ms
     end
-    local id = next_id(Q)
-    if not id then
+    local ids = next_ids(Q, count)
+    if #ids == 0 then
       local due = first_due(Q)
       return "empty", due and math.floor(due)
     end
-    local claim = start(Q, id, slot, now)
-    if claim then
-      claims[#claims + 1] = claim
-      left = left - 1
+    local started = 0
+    for _, id in ipairs(ids) do
+      local claim = start(Q, id, slot, now)
+      if claim then
+        claims[#claims + 1] = claim
+        left = left - 1
+        started = started + (field(claim[3], "defa") and 0 or 1)
+      end
     end
+    count_started(Q, slot, started)
   end
 end
 
@@ -96,13 +120,16 @@ local function take(Q, id)
 end
 
 local function hand_out_named(Q, slot, ids, now, claims)
+  local started = 0
   for _, id in ipairs(ids) do
     if redis.call("EXISTS", Q.base .. id) == 1 and take(Q, id) then
       redis.call("LPUSH", Q.active, id)
       redis.call("HSET", Q.base .. id, "delay", "0")
       claims[#claims + 1] = start(Q, id, slot, now)
+      started = started + 1
     end
   end
+  count_started(Q, slot, started)
 end
 
 -- What this wish has brought before, when its answer was lost.

@@ -6,6 +6,7 @@ local queues = {}
 local settings_of = {}
 local rung = {}
 local rung_for_delay = {}
+local told = {}
 
 local function named(Q, suffix)
   local key = Q.base .. suffix
@@ -35,7 +36,8 @@ local function settings(Q)
   end
   local found = redis.call(
     "HMGET", Q.meta,
-    "paused", "concurrency", "max", "duration", "opts.maxLenEvents", "py:events", "py:throttled-until", "py:max-waiting"
+    "paused", "concurrency", "max", "duration", "opts.maxLenEvents", "py:events", "py:throttled-until", "py:max-waiting",
+    "py:metrics"
   )
   known = {
     paused = found[1],
@@ -46,6 +48,7 @@ local function settings(Q)
     silent = found[6] == "0",
     throttled_until = tonumber(found[7]) or 0,
     max_waiting = tonumber(found[8]),
+    metrics = tonumber(found[9]) or 1440,
   }
   settings_of[Q] = known
   return known
@@ -62,9 +65,11 @@ local function events_kept(Q)
 end
 
 local function emit(Q, ...)
-  local kept = events_kept(Q)
+  if not told[Q] then
+    told[Q] = events_kept(Q)
+  end
   if not settings(Q).silent then
-    redis.call("XADD", Q.events, "MAXLEN", "~", kept, "*", "event", ...)
+    redis.call("XADD", Q.events, "*", "event", ...)
   end
 end
 
@@ -89,9 +94,9 @@ local function first_due(Q)
   return first[2] and tonumber(first[2]) / 4096
 end
 
--- Ring each bell once, at the end of the script. A blocked queue must not be rung: workers would wake, find nothing
--- that they may take, and spin.
-local function ring_bells()
+-- Ring each bell once, and keep no more events than are wanted: the end of each script that rings or emits. A blocked queue
+-- must not be rung: workers would wake, find nothing that they may take, and spin.
+local function wind_up()
   for Q in pairs(rung) do
     if not blocked(Q) then
       redis.call("ZADD", Q.marker, 0, "0")
@@ -103,7 +108,12 @@ local function ring_bells()
       redis.call("ZADD", Q.marker, due, "1")
     end
   end
+  for Q, kept in pairs(told) do
+    redis.call("XTRIM", Q.events, "MAXLEN", "~", kept)
+  end
 end
+
+local ring_bells = wind_up
 
 -- The queue's base and the id of a full job key; ids have no colon.
 local function split(job_key)
@@ -122,7 +132,13 @@ end
 
 -- Call a command with many members, in pieces that Lua's stack can hold.
 local function with_all(command, key, members)
-  for first = 1, #members, 1000 do
-    redis.call(command, key, unpack(members, first, math.min(first + 999, #members)))
+  for first = 1, #members, 6000 do
+    redis.call(command, key, unpack(members, first, math.min(first + 5999, #members)))
+  end
+end
+
+local function delete_keys(keys)
+  for first = 1, #keys, 6000 do
+    redis.call("DEL", unpack(keys, first, math.min(first + 5999, #keys)))
   end
 end

@@ -1,0 +1,215 @@
+"""Where connections go: one server, whichever server a Sentinel says is the master, or the nodes of a cluster.
+
+redis-py knows how to find and open them; here is only which of its parts to ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, Final, Protocol, cast
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+import redis.asyncio as aioredis
+from redis import exceptions
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+
+from toril.errors import ConfigError
+
+Source = str | Any
+"""A URL, or a `redis.asyncio.Redis` or `RedisCluster` whose settings are taken over."""
+
+CONNECT_TIMEOUT_S: Final = 2.0
+SENTINELS: Final = ("redis+sentinel", "rediss+sentinel")
+CLUSTERS: Final = ("redis+cluster", "rediss+cluster")
+SCHEMES: Final = ("redis", "rediss", "unix", *SENTINELS, *CLUSTERS)
+
+_Settings = dict[str, Any]
+
+
+class Servers(Protocol):
+    """Makes connections to the server that holds a key."""
+
+    clustered: bool
+    place: str
+
+    async def connection(self, node: str) -> Any:
+        """A connection of redis-py's that has not connected yet."""
+        ...
+
+    async def node_of(self, key: str) -> str:
+        """Which server holds a key: a name to ask `connection` for."""
+        ...
+
+    async def look_again(self) -> None:
+        """Forget which server holds what: one has moved, or has gone."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what finding the servers took."""
+        ...
+
+
+class One:
+    """One server, or the master of a Sentinel group: redis-py's pool knows how to reach it."""
+
+    clustered = False
+
+    def __init__(self, pool: Any, place: str) -> None:
+        self._pool = pool
+        self.place = place
+
+    async def connection(self, node: str) -> Any:
+        return self._pool.make_connection()
+
+    async def node_of(self, key: str) -> str:
+        return ""
+
+    async def look_again(self) -> None:
+        """Nothing is remembered: a Sentinel is asked for each connection."""
+
+    async def close(self) -> None:
+        await self._pool.disconnect()
+
+
+class Cluster:
+    """The nodes of a cluster; a node is named `host:port`."""
+
+    clustered = True
+
+    def __init__(self, client: Any, place: str) -> None:
+        self._client = client
+        self._known = False
+        self.place = place
+
+    async def connection(self, node: str) -> Any:
+        await self._look()
+        host, _, port = node.rpartition(":")
+        found = self._client.get_node(host=host, port=int(port))
+        settings = dict((found or self._client.get_default_node()).connection_kwargs)
+        return self._client.get_default_node().connection_class(**{**settings, "host": host, "port": int(port)})
+
+    async def node_of(self, key: str) -> str:
+        await self._look()
+        node = self._client.nodes_manager.get_node_from_slot(key_slot(key.encode()))
+        return f"{node.host}:{node.port}"
+
+    async def _look(self) -> None:
+        if not self._known:
+            await self._client.initialize()
+            self._known = True
+
+    async def look_again(self) -> None:
+        if self._known:
+            self._known = False
+            with contextlib.suppress(exceptions.RedisError, OSError):
+                await self._client.aclose()
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+def servers(source: Source, timeout_s: float) -> Servers:
+    """What makes the connections of one loop.
+
+    Raises:
+        ConfigError: the URL, or an option in it, cannot be right.
+    """
+    if not isinstance(source, str):
+        return _of_client(source)
+    try:
+        return _of_url(source, timeout_s)
+    except (TypeError, ValueError, exceptions.RedisError) as error:
+        raise ConfigError(f"the Redis URL {place_of(source)} cannot be used: {error}") from error
+
+
+def _of_client(client: Any) -> Servers:
+    if hasattr(client, "nodes_manager"):
+        return Cluster(client, "redis+cluster://" + ",".join(client.nodes_manager.startup_nodes))
+    if not hasattr(client, "connection_pool"):
+        raise ConfigError(f"a Redis store takes a URL or a client of redis.asyncio, not {client!r}")
+    pool = client.connection_pool
+    settings: Mapping[str, Any] = pool.connection_kwargs
+    where = settings.get("path") or f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
+    return One(pool, f"redis://{getattr(pool, 'service_name', where)}")
+
+
+def _of_url(url: str, timeout_s: float) -> Servers:
+    defaults: _Settings = {
+        "protocol": 2,
+        "socket_connect_timeout": min(CONNECT_TIMEOUT_S, timeout_s),
+        "socket_timeout": timeout_s,
+    }
+    parts = urlsplit(url)
+    if parts.scheme in SENTINELS:
+        return One(_sentinel_pool(url, defaults), place_of(url))
+    if parts.scheme in CLUSTERS:
+        return Cluster(_cluster(url, defaults), place_of(url))
+    retry = {"retry": Retry(NoBackoff(), 0)}
+    pool = cast("Any", aioredis.ConnectionPool).from_url(url, **{**defaults, **retry})
+    pool.make_connection()  # an option that redis-py does not know is refused here
+    return One(pool, place_of(url))
+
+
+def _sentinel_pool(url: str, defaults: _Settings) -> Any:
+    """`redis+sentinel://user:password@host:port,host:port/service/db?sentinel_password=…`"""
+    parts = urlsplit(url)
+    service, _, db = parts.path.strip("/").partition("/")
+    if not service:
+        raise ConfigError(f"{place_of(url)} names no master: write redis+sentinel://host:26379/mymaster/0")
+    settings = {**defaults, **_settings(url, db)}
+    sentinel: _Settings = {
+        name.removeprefix("sentinel_"): settings.pop(name) for name in list(settings) if name.startswith("sentinel_")
+    }
+    timeouts = {name: defaults[name] for name in ("socket_connect_timeout", "socket_timeout")}
+    ask = cast("Any", Sentinel)(_hosts(parts.netloc, 26379), sentinel_kwargs={**timeouts, **sentinel}, **settings)
+    pool = ask.master_for(service, ssl=parts.scheme.startswith("rediss")).connection_pool
+    pool.make_connection()
+    return pool
+
+
+def _cluster(url: str, defaults: _Settings) -> Any:
+    """`redis+cluster://user:password@host:port,host:port`"""
+    parts = urlsplit(url)
+    settings = {**defaults, **_settings(url, "")}
+    nodes = [cast("Any", aioredis).cluster.ClusterNode(host, port) for host, port in _hosts(parts.netloc, 6379)]
+    client: Any = aioredis.RedisCluster
+    return client(startup_nodes=nodes, ssl=parts.scheme.startswith("rediss"), **settings)
+
+
+def _settings(url: str, db: str) -> _Settings:
+    """User, password and the options of a URL, read as redis-py reads those of one server."""
+    parts = urlsplit(url)
+    user, at, _ = parts.netloc.rpartition("@")
+    plain = urlunsplit(("redis", f"{user}{at}host", f"/{db}" if db else "", parts.query, ""))
+    settings: _Settings = dict(cast("Any", aioredis).connection.parse_url(plain))
+    del settings["host"]
+    return settings
+
+
+def _hosts(netloc: str, port: int) -> list[tuple[str, int]]:
+    found: list[tuple[str, int]] = []
+    for place in netloc.rpartition("@")[2].split(","):
+        host = urlsplit(f"//{place}")
+        if not host.hostname:
+            raise ConfigError(f"{place!r} names no host: write host:port, several with commas between")
+        found.append((unquote(host.hostname), host.port or port))
+    return found
+
+
+def place_of(url: str) -> str:
+    """A URL without user, password and options, to be read by people."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def taken_out(url: str, names: set[str]) -> tuple[str, dict[str, str]]:
+    """A URL without the options of these names, and what they said."""
+    parts = urlsplit(url)
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    rest = urlencode([(name, value) for name, value in options if name not in names])
+    ours = {name: value for name, value in options if name in names}
+    return urlunsplit(parts._replace(query=rest)), ours
