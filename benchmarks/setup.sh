@@ -22,7 +22,7 @@ declare -A REQ=(
   [streaq]="streaq==7.2.0 uvloop==0.23.0"
   [procrastinate]="procrastinate==3.10.0 psycopg[binary,pool]==3.3.9 uvloop==0.23.0"
   [pgqueuer]="pgqueuer==1.6.0 asyncpg==0.32.0 uvloop==0.23.0"
-  [toril]="--editable . uvloop==0.23.0"
+  [toril]="--editable .[redis] uvloop==0.23.0 hiredis==3.5.0"
   [chancy]="chancy==0.26.0 psycopg[binary,pool]==3.3.9 uvloop==0.23.0"
 )
 NODE_REQ="bullmq@6.7.0 ioredis@6.0.0 pg@8.23.1"

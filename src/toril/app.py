@@ -135,7 +135,8 @@ class App:
     The store is the URL given, else TORIL_URL, else REDIS_URL and its like, else `[tool.toril]` of pyproject.toml, else
     the file `toril.db` beside it. Making an app opens nothing.
 
-    `keys="camel"`: members of job data are spelled `userId` on the wire and `user_id` in Python.
+    `keys="camel"`: members of job data are spelled `userId` on the wire and `user_id` in Python. `strict`: workers refuse to
+    start on a store that is set up in a way that may lose jobs; else TORIL_STRICT says so.
     """
 
     def __init__(
@@ -144,12 +145,13 @@ class App:
         *,
         prefix: str | None = None,
         keys: str = "snake",
+        strict: bool | None = None,
         store: Store | None = None,
         clock: Clock = SYSTEM_CLOCK,
         ids: IdSource = draw_id,
         **defaults: Unpack[JobOptions],
     ) -> None:
-        self.settings = Settings.load(url=url, prefix=prefix)
+        self.settings = Settings.load(url=url, prefix=prefix, strict=strict)
         self.queues: dict[str, AppQueue] = {}
         self.ids = ids
         self._clock = clock
@@ -254,6 +256,7 @@ class App:
             max_stalled=max_stalled,
             grace=grace,
             name=name,
+            strict=self.settings.strict,
         )
 
     def say_where(self) -> None:

@@ -41,6 +41,7 @@ _KEYS = (
     "enable-workers",
     "enable-scheduler",
     "worker-concurrency",
+    "strict",
     "log-format",
     "log-level",
 )
@@ -56,6 +57,8 @@ class Settings:
     enable_workers: bool = True
     enable_scheduler: bool = True
     worker_concurrency: int | None = None
+    strict: bool = False
+    """Whether workers refuse a store that is set up in a way that may lose jobs."""
     log_format: Literal["text", "json"] = "text"
     log_level: str = "info"
     app: str | None = None
@@ -70,6 +73,7 @@ class Settings:
         *,
         url: str | None = None,
         prefix: str | None = None,
+        strict: bool | None = None,
         environ: Mapping[str, str] | None = None,
         directory: Path | None = None,
     ) -> Settings:
@@ -89,6 +93,7 @@ class Settings:
             "worker_concurrency": sources.count(
                 "worker-concurrency", ("TORIL_WORKER_CONCURRENCY", "WORKER_CONCURRENCY")
             ),
+            "strict": (strict, ARGUMENT) if strict is not None else sources.switch("strict", ("TORIL_STRICT",), False),
             "log_format": sources.choice("log-format", ("TORIL_LOG_FORMAT",), ("text", "json")),
             "log_level": sources.choice("log-level", ("TORIL_LOG_LEVEL",), _LEVELS, "info"),
             "app": sources.text("app", ("TORIL_APP",), None),
@@ -167,8 +172,8 @@ class _Sources:
             raise ConfigError(f"{key} in {self.project.file} must be text, not {mask_text(repr(value))}")
         return value, origin
 
-    def switch(self, key: str, variables: tuple[str, ...]) -> tuple[bool, str]:
-        value, origin = self.find(key, variables) or (True, DEFAULT)
+    def switch(self, key: str, variables: tuple[str, ...], default: bool = True) -> tuple[bool, str]:
+        value, origin = self.find(key, variables) or (default, DEFAULT)
         return _switch(value, self.said(key, origin)), origin
 
     def count(self, key: str, variables: tuple[str, ...]) -> tuple[int | None, str]:

@@ -253,6 +253,11 @@ class Store(Producer, Consumer, Admin, Inspector, EventLog, Protocol):
         """What tells it the time."""
         ...
 
+    @property
+    def lanes(self) -> int:
+        """How many settlements of one worker are worth having under way at once."""
+        ...
+
     async def close(self) -> None:
         """Give back connections and threads. The store opens again when it is used again."""
         ...

@@ -12,6 +12,7 @@ NAMES = (
     "enable_workers",
     "enable_scheduler",
     "worker_concurrency",
+    "strict",
     "log_format",
     "log_level",
     "app",

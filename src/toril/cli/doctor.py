@@ -1,4 +1,4 @@
-"""`toril doctor`: look for what is wrong, and say what to do about it."""
+"""`toril doctor`: look for what is wrong, say what to do about it, and do what can be done."""
 
 from __future__ import annotations
 
@@ -24,25 +24,77 @@ def add_to(commands: Commands) -> None:
     parser = commands.add(
         "doctor",
         run,
-        "look for what is wrong",
+        "look for what is wrong, and mend it",
         "Look at the settings, the store, the queues and the workers. Ends with 1 when something is wrong.",
     )
     parser.add_argument("app", nargs="?", metavar="MODULE:APP", help="look at the queues of this app too")
+    parser.add_argument("--repair", action="store_true", help="mend what can be mended, after showing it and asking")
+    parser.add_argument("--yes", action="store_true", help="with --repair: mend without asking")
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 async def run(call: Call) -> int:
+    if call.args.yes and not call.args.repair:
+        raise ConfigError("--yes answers what --repair asks: give both, or neither")
+    if call.args.json and call.args.repair and not call.args.yes:
+        raise ConfigError("--json leaves no room for a question: add --yes to mend without asking")
     target = call.args.app or call.settings.app
     app = None if target is None else load_app(call, target)
     settings = call.settings if app is None else app.settings
-    findings = settings_findings(settings)
+    told = settings_findings(settings)
     if app is not None:
-        findings += backoff_findings(app.queues.values())
-    findings += await _store_findings(settings, app)
+        told += backoff_findings(app.queues.values())
+    store = _store(settings, app, told)
+    if store is None:
+        return _ended(call, told)
+    try:
+        return await _examined(call, store, told)
+    finally:
+        await store.close()
+
+
+async def _examined(call: Call, store: Store, told: Sequence[Finding]) -> int:
+    """Look, and if asked mend and look again."""
+    findings = [*told, *await _store_findings(store)]
+    if not call.args.repair:
+        return _ended(call, findings)
+    if not call.args.json:
+        _print(call.screen, findings)
+        if not any(finding.mendable for finding in findings):
+            call.screen.line("There is nothing that could be mended.")
+            return _code(findings)
+        if not call.args.yes and not _agreed(call):
+            call.screen.line("Nothing was changed.")
+            return _code(findings)
+    repaired = await store.repair()
+    left = [*told, *await _store_findings(store)]
+    if call.args.json:
+        call.screen.json({"findings": left, "repaired": repaired})
+        return _code(left)
+    for finding in repaired:
+        call.screen.line(f"{call.screen.state('ok')}  {finding.about}: {finding.message}")
+    _print(call.screen, [finding for finding in left if finding.level != "ok"])
+    return _code(left)
+
+
+def _agreed(call: Call) -> bool:
+    call.screen.line("Mend what can be mended? Jobs go on meanwhile. [y/N]")
+    call.screen.flush()
+    return call.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _ended(call: Call, findings: Sequence[Finding]) -> int:
     if call.args.json:
         call.screen.json({"findings": findings})
-    else:
-        _print(call.screen, findings)
+        return _code(findings)
+    _print(call.screen, findings)
+    mendable = sum(finding.mendable for finding in findings)
+    if mendable:
+        call.screen.line(f"{mendable:,} of these can be mended: `toril doctor --repair` asks first")
+    return _code(findings)
+
+
+def _code(findings: Sequence[Finding]) -> int:
     return NOT_FOUND if any(finding.level == "error" for finding in findings) else OK
 
 
@@ -100,34 +152,41 @@ def _backoff_findings(queue: AppQueue) -> list[Finding]:
 # -------------------------------------------------------------------- what the store shows
 
 
-async def _store_findings(settings: Settings, app: App | None) -> list[Finding]:
+def _store(settings: Settings, app: App | None, told: list[Finding]) -> Store | None:
+    """The store to look at; where there is none, it is told why."""
     try:
         store = connect(settings.require_url(), prefix=settings.prefix) if app is None else app.store
     except TorilError as error:
-        return [] if settings.implicit else [Finding("error", "store", str(error))]
-    about = f"{store.kind} {store.place}"
+        told += [] if settings.implicit else [Finding("error", "store", str(error))]
+        return None
     if not exists(store):
-        return [Finding("warning", about, "there is no such file yet", "add a job, or name another place")]
+        message, cure = "there is no such file yet", "add a job, or name another place"
+        told.append(Finding("warning", f"{store.kind} {store.place}", message, cure))
+        return None
+    return store
+
+
+async def _store_findings(store: Store) -> list[Finding]:
+    """What its own look shows, and what its queues and workers do; as far as damage lets it be seen."""
+    about, findings = f"{store.kind} {store.place}", list[Finding]()
     try:
-        return await _looked_at(store, about)
+        findings += await store.check()
+        return await _at_work(store, about, findings)
     except StoreError as error:
-        return [Finding("error", about, str(error))]
-    finally:
-        await store.close()
+        return [*findings, Finding("error", about, str(error))]
 
 
-async def _looked_at(store: Store, about: str) -> list[Finding]:
-    findings = await store.check()
+async def _at_work(store: Store, about: str, checked: Sequence[Finding]) -> list[Finding]:
     workers, summaries = await store.workers(), await store.summaries()
     now_ms = store.clock.now_ms()
-    findings += [finding for worker in workers for finding in _worker_findings(worker, now_ms)]
+    findings = [finding for worker in workers for finding in _worker_findings(worker, now_ms)]
     for summary in summaries:
         active: Sequence[JobRecord] = ()
         if summary.counts.get(State.ACTIVE):
             active = (await store.find(summary.name, State.ACTIVE, limit=LAPSED_LOOKED_AT)).items
         findings += queue_findings(summary, workers, active, now_ms)
     seen = f"{counted(len(summaries), 'queue')}, {counted(len(workers), 'worker')} seen"
-    return [Finding("ok", about, f"it can be reached: {seen}"), *findings]
+    return [Finding("ok", about, f"it can be reached: {seen}"), *checked, *findings]
 
 
 def queue_findings(

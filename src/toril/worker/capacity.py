@@ -35,15 +35,16 @@ class Capacity:
         self.closed = False
         self.changed = asyncio.Event()  # set when the claimer has something to do, or another moment to wait for
 
-    def wanted(self) -> Wanted | None:
-        """A wish for all that there is room for in queues that may have something; None when there is none."""
+    def wanted(self, share: int = 1) -> Wanted | None:
+        """A wish for what there is room for in queues that may have something, or one part of `share`; None for nothing."""
         if self.closed:
             return None
         slots: list[Slots] = []
         for queue in self._queues.values():
             if queue.ripe and queue.free > 0:
-                slots.append(Slots(queue.name, queue.free, queue.limiter))
-                queue.free = 0
+                part = -(-queue.free // share)
+                slots.append(Slots(queue.name, part, queue.limiter))
+                queue.free -= part
         if not slots:
             return None
         token = f"{self._worker}:{next(self._tokens)}"

@@ -87,11 +87,13 @@ class Loops:
         )
         self.announcer = Announcer(store, clock, info, self.outage)
         self._main = asyncio.get_running_loop()
+        self._lanes = store.lanes
         self.renewer = Renewer(store, clock, self.running, lock_ms=terms.lock_ms, lose=self._lose_from_any_thread)
 
     def start(self, group: asyncio.TaskGroup, *, renew: bool) -> list[asyncio.Task[None]]:
         """Start the loops; the claimer's task comes first."""
-        runs = [self.claimer.run(), self.settler.run(), self.reports.run(), self.recoverer.run(), self.announcer.run()]
+        runs = [self.claimer.run(), self.reports.run(), self.recoverer.run(), self.announcer.run()]
+        runs += [self.settler.run() for _ in range(self._lanes)]
         if renew:
             runs.append(self.renewer.run())
         return [group.create_task(run) for run in runs]

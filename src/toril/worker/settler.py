@@ -17,10 +17,12 @@ from toril.worker.running import Running
 log = logging.getLogger(__name__)
 
 MAX_BATCH = 1_000
+WORTH_SHARING = 32
+"""Fewer outcomes than these go in one batch, though another lane be idle."""
 
 
 class Settler:
-    """One round trip is in flight at a time; what finishes meanwhile gathers for the next.
+    """Each of the store's lanes has one round trip in flight at a time; what finishes meanwhile gathers for the next.
 
     An outcome that could not be recorded is not a failure of the job: it is kept and tried again while the lock holds.
     """
@@ -42,6 +44,7 @@ class Settler:
         self._outage = outage
         self._ready: list[Settlement] = []
         self._something = asyncio.Event()
+        self._idle_lanes = 0
 
     def give(self, settlement: Settlement) -> None:
         """Take what became of a job; it is recorded soon."""
@@ -49,22 +52,29 @@ class Settler:
         self._something.set()
 
     async def run(self) -> None:
+        """One lane. With two, the worker runs the jobs of one batch while the store records those of the other."""
         while True:
-            await self._something.wait()
-            batch = self._take()
+            self._idle_lanes += 1
+            try:
+                await self._something.wait()
+            finally:
+                self._idle_lanes -= 1
+            share = 1 + self._idle_lanes if len(self._ready) >= WORTH_SHARING else 1
+            batch = self._take(share)
             if batch:
-                await self._settle(batch)
+                await self._settle(batch, share)
 
-    def _take(self) -> list[Settlement]:
-        """The next batch, less what was lost while it waited."""
-        batch, self._ready = self._ready[:MAX_BATCH], self._ready[MAX_BATCH:]
+    def _take(self, share: int = 1) -> list[Settlement]:
+        """The next batch: all that is ready, or one part of `share`, when other lanes are idle."""
+        size = min(MAX_BATCH, -(-len(self._ready) // share))
+        batch, self._ready = self._ready[:size], self._ready[size:]
         if not self._ready:
             self._something.clear()
         return batch
 
-    async def _settle(self, batch: list[Settlement]) -> None:
+    async def _settle(self, batch: list[Settlement], share: int) -> None:
         """Ask until there is an answer, each time the same: what was recorded before its answer was lost stays so."""
-        wanted = self._capacity.wanted()
+        wanted = self._capacity.wanted(share)
         while True:
             flight = asyncio.ensure_future(self._store.settle(batch, wanted))
             try:

@@ -21,8 +21,10 @@ from toril.options import Duration, RateLimit, to_ms
 from toril.posix import signals_to
 from toril.store import Store
 from toril.version import VERSION
+from toril.worker import preflight
 from toril.worker.announcer import TTL_MS
 from toril.worker.loops import Loops, Served, Terms
+from toril.worker.outage import Outage
 from toril.worker.renewer import SideThread
 from toril.worker.running import Running
 
@@ -42,6 +44,9 @@ class Worker:
     - `lock`: how long a job stays this worker's without renewal; renewed from a thread of its own.
     - `stalled_interval`, `max_stalled`: how often lapsed locks are looked for, and how often a job may lose its worker.
     - `grace`: how long running jobs may go on when the worker stops; then they are handed back, at no attempt's cost.
+
+    Once at its start it looks at how the store is set up, and logs what is wrong. A `strict` worker looks first, and refuses
+    a store by whose settings jobs may be lost.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Worker:
         max_stalled: int = 1,
         grace: Duration = 30,
         name: str = "",
+        strict: bool = False,
         rng: random.Random | None = None,
     ) -> None:
         if store is None:
@@ -79,6 +85,7 @@ class Worker:
             rng=rng or random.Random(),
         )
         self.name = name
+        self._strict = strict
         self._started_at_ms = 0
         self._state: Literal["running", "draining", "stopped"] = "stopped"
         self._stopping: asyncio.Event | None = None
@@ -93,15 +100,21 @@ class Worker:
         """Work until `stop`, then drain; return how many jobs were handed back unfinished.
 
         With `handle_signals`, SIGTERM and SIGINT stop it, and a second one hands back at once what is running.
+
+        Raises:
+            ConfigError: it is strict, and something is wrong with how the store is set up; the message says what.
         """
         self._loop = asyncio.get_running_loop()
         self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
         self._started_at_ms = self._store.clock.now_ms()
-        self._state = "running"
         self._signalled = False
-        loops = Loops(self._terms, self.info)
-        self._running = loops.running
         with signals_to(self._on_signal) if handle_signals else contextlib.nullcontext():
+            if self._strict:
+                outage = Outage(self._store.clock, self._terms.rng)
+                await preflight.refuse_unfit(self._store, outage, self._stopping)
+            self._state = "running"
+            loops = Loops(self._terms, self.info)
+            self._running = loops.running
             side = None if self._store.clock.turned else SideThread(loops.renewer)
             try:
                 async with asyncio.TaskGroup() as loops_group:
@@ -109,6 +122,8 @@ class Worker:
                     if side is not None:
                         side.start()
                     self._say_start()
+                    if not self._strict:
+                        tasks.append(loops_group.create_task(preflight.tell(self._store, loops.outage)))
                     try:
                         await self._stopping.wait()
                     except asyncio.CancelledError:  # who cancels it does not want to wait, and loses no job by it

@@ -29,6 +29,9 @@ TEXT_BYTES: Final = 1024 * 1024
 CLAIM_S: Final = 1.0
 """How long a worker that was woken may take to claim."""
 
+FAMILIAR: Final = ("", "bullmq", "toril")
+"""What may have made a queue whose jobs are in no other places than those known here; editions with groups have more."""
+
 LISTS: Final = ("wait", "paused", "active")
 SETS: Final = ("prioritized", "delayed", "waiting-children", "completed", "failed")
 PARTS_OF_JOBS: Final = ("lock", "logs", "dependencies", "processed", "failed", "unsuccessful")
@@ -56,8 +59,10 @@ class _Queue:
     damage: Damage
     unplaced: set[str] = field(default_factory=set[str])  # jobs that no sorted collection had
     listed: Counter[str] = field(default_factory=Counter[str])  # how often lists had an id
-    unsound: set[str] = field(default_factory=set[str])  # keys of a wrong kind
+    sound: set[str] = field(default_factory=set[str])  # its keys that are there and of the right kind
+    unsound: set[str] = field(default_factory=set[str])  # those of a wrong kind
     unlocked: set[str] = field(default_factory=set[str])
+    familiar: bool = True  # whether all places are known in which its jobs can be
 
 
 class RedisCheckup(RedisPresence):
@@ -170,7 +175,7 @@ class RedisCheckup(RedisPresence):
             ids = ids[len(answers) :]
 
     async def _look_at_queue(self, queue: _Queue, mend: bool, *, attended: bool) -> None:
-        attended |= await self._look_at_settings(queue, mend)
+        await self._look_at_settings(queue, mend)
         apart = 0
         for name in LISTS:
             async for ids in self._pieces(queue, name, mend):
@@ -182,27 +187,31 @@ class RedisCheckup(RedisPresence):
         await self._look_at_schedules(queue)
         await self._settle_twice(queue, mend)
         await self._settle_lost(queue, mend)
-        if not attended:
+        if not attended and "stalled-check" not in queue.sound:
             for job_id in sorted(queue.unlocked):
                 queue.damage.add("unlocked", job_id)
         if apart:
             queue.damage.add("paused-list", "paused", f"{apart:,}")
             while mend and await self._run("merge_paused", self._place(queue.name), limit=PIECE):
                 pass
+        queue.unplaced, queue.listed = set(), Counter()
 
-    async def _look_at_settings(self, queue: _Queue, mend: bool) -> bool:
-        """Look at the keys that hold no jobs. Whether somebody looks for stalled jobs."""
-        found, checked = await self._run("check_queue", self._place(queue.name), mend=int(mend), kinds=_KIND_ROWS)
+    async def _look_at_settings(self, queue: _Queue, mend: bool) -> None:
+        """Look at the keys that hold no jobs."""
+        found, sound, version = await self._run(
+            "check_queue", self._place(queue.name), mend=int(mend), kinds=_KIND_ROWS
+        )
+        queue.sound.update(sound)
+        queue.familiar = version.partition(":")[0] in FAMILIAR
         for kind, suffix, detail in found:
             if kind == "wrong-kind":
                 queue.unsound.add(suffix)
                 detail = f"a {detail}, not a {KINDS[suffix]}"
             queue.damage.add(kind, suffix, detail)
-        return bool(checked)
 
     async def _pieces(self, queue: _Queue, name: str, mend: bool) -> AsyncGenerator[Sequence[str], None]:
         """Look through a collection; the jobs of each piece of a list."""
-        cursor = "" if name in queue.unsound else "0"
+        cursor = "0" if name in queue.sound else ""
         while cursor:
             cursor, ids, found = await self._run(
                 "check", self._place(queue.name), mend=int(mend), collection=name, cursor=cursor, limit=PIECE
@@ -216,7 +225,7 @@ class RedisCheckup(RedisPresence):
             yield [job_id for job_id in ids if job_id not in none]
 
     async def _look_at_schedules(self, queue: _Queue) -> None:
-        cursor = "" if "repeat" in queue.unsound else "0"
+        cursor = "0" if "repeat" in queue.sound else ""
         while cursor:
             cursor, names = await self._run("check_schedules", self._place(queue.name), cursor=cursor, limit=PIECE)
             for name in names:
@@ -233,7 +242,8 @@ class RedisCheckup(RedisPresence):
 
     async def _settle_lost(self, queue: _Queue, mend: bool) -> None:
         """Jobs that no sorted collection had and then no list."""
-        async for job_id, belongs in self._judged("check_lost", queue, queue.unplaced - queue.listed.keys(), mend):
+        suspects = queue.unplaced - queue.listed.keys() if queue.familiar else set[str]()
+        async for job_id, belongs in self._judged("check_lost", queue, suspects, mend):
             queue.damage.add("locked" if belongs == "active" else "lost", job_id, belongs)
 
     async def _judged(
@@ -250,7 +260,7 @@ class RedisCheckup(RedisPresence):
     async def _ids_in_lists(self, queue: _Queue) -> AsyncGenerator[str, None]:
         for name in LISTS:
             key, passed = self._keys.base(queue.name) + name, 0
-            if name in queue.unsound:
+            if name not in queue.sound:
                 continue
             while ids := await self._connections.command("LRANGE", key, -passed - PIECE, -passed - 1):
                 passed += len(ids)

@@ -40,14 +40,15 @@ KINDS: Final = {
 class Kind:
     """A kind of damage.
 
-    `one` and `many` say what is wrong, with {id}, {detail} and {count}; `so` what comes of it. `cure` is what people can
-    do; it is empty where `done` says what `repair` does.
+    `one` and `many` say what is wrong, with {id}, {detail} and {count}; `so` what comes of it. `mends` says what `repair` does
+    about it and `done` what it has done; both are empty where it does nothing. `cure` is what people can do.
     """
 
     level: Literal["warning", "error"]
     one: str
     many: str
     so: str
+    mends: str = ""
     done: str = ""
     cure: str = ""
 
@@ -65,6 +66,7 @@ DAMAGE: Final = {
         "id {id} in {detail} has no job",
         "{count} ids have no job",
         "Node runs it as a job without a name",
+        mends="takes it out",
         done="taken out",
     ),
     "no-job": Kind(
@@ -79,6 +81,7 @@ DAMAGE: Final = {
         "job {id} is in {detail}",
         "{count} jobs are in several places at once",
         "it may run twice, and is counted twice",
+        mends="leaves it there only",
         done="left there only",
     ),
     "lost": Kind(
@@ -86,6 +89,7 @@ DAMAGE: Final = {
         "job {id} is in no list, and belongs in {detail}",
         "{count} jobs are in no list",
         "nobody finds it",
+        mends="puts it there",
         done="put there",
     ),
     "locked": Kind(
@@ -107,6 +111,7 @@ DAMAGE: Final = {
         "jobs wait, {id} first, and no marker wakes a worker",
         "jobs wait, and no marker wakes a worker",
         "idle workers see them only when they look by themselves, after some seconds",
+        mends="sets the marker",
         done="the marker is back",
     ),
     "paused-list": Kind(
@@ -114,8 +119,9 @@ DAMAGE: Final = {
         "{detail} jobs are in the list `paused` of BullMQ 5",
         "{detail} jobs are in the list `paused` of BullMQ 5",
         "no worker of today takes them",
+        mends="moves them to wait, in their order",
         done="moved to wait, in their order",
-        cure="stop what uses BullMQ 5 on this queue; then `toril doctor --repair` moves them to wait, in their order",
+        cure="first stop what uses BullMQ 5 on this queue",
     ),
     "old-schedule": Kind(
         "warning",
@@ -129,6 +135,7 @@ DAMAGE: Final = {
         "the counter of its rate limit never expires",
         "the counter of its rate limit never expires",
         "the limit does not hold",
+        mends="deletes it, and the next job begins a new window",
         done="deleted, so that the next job begins a new window",
     ),
     "stalled-check": Kind(
@@ -136,6 +143,7 @@ DAMAGE: Final = {
         "the note that somebody has looked for stalled jobs never expires",
         "the note that somebody has looked for stalled jobs never expires",
         "nobody looks again, and jobs of workers that died stay active",
+        mends="deletes it, and workers look again",
         done="deleted, so that workers look again",
     ),
     "old-marker": Kind(
@@ -143,6 +151,7 @@ DAMAGE: Final = {
         "{id!r} in {detail} is a marker of an old BullMQ, and no job",
         "{count} entries are markers of an old BullMQ, and no jobs",
         "it is counted as a job",
+        mends="takes it out",
         done="taken out",
     ),
     "unlocked": Kind(
@@ -165,7 +174,7 @@ class Damage:
 
     def add(self, kind: str, id: str, detail: str = "") -> None:
         """Note one case. The same id is noted once for each kind; what was looked at for mending and cannot be, never."""
-        if DAMAGE[kind].done or not self.mended:
+        if DAMAGE[kind].mends or not self.mended:
             self.found.setdefault(kind, {}).setdefault(id, detail)
 
     def findings(self) -> list[Finding]:
@@ -183,8 +192,10 @@ class Damage:
         known, about = DAMAGE[kind], f"queue {self.queue}"
         if self.mended:
             return Finding("ok", about, f"{said}: {known.done}")
-        cure = known.cure or f"`toril doctor --repair`: {known.done}"
-        return Finding(known.level, about, f"{said}: {known.so}", cure, mendable=bool(known.done))
+        steps = [known.cure] if known.cure else []
+        if known.mends:
+            steps.append(f"`toril doctor --repair` {known.mends}")
+        return Finding(known.level, about, f"{said}: {known.so}", "; ".join(steps), mendable=bool(known.mends))
 
 
 def _said(kind: Kind, id: str, detail: str) -> str:

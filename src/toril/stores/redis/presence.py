@@ -7,7 +7,7 @@ import base64
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -52,9 +52,13 @@ class RedisPresence(Calls):
     def __init__(self, keys: Keys, connections: Connections, clock: Clock, visible_connections: int) -> None:
         super().__init__(keys, connections, clock, visible_connections)
         self._shown: WeakKeyDictionary[asyncio.AbstractEventLoop, _Shown] = WeakKeyDictionary()
+        self._bells: dict[str, str] = {}
 
     async def announce(self, worker: WorkerInfo) -> None:
         gone = worker.state == "stopped"
+        self._bells.pop(worker.id, None)
+        if not gone and worker.queues:
+            self._bells[worker.id] = client_name(self._keys, next(iter(worker.queues)), worker.name or worker.id)
         info = "" if gone else json.dumps(asdict(await self._moved(worker, 1)), ensure_ascii=False)
         ttl_ms = 0 if gone else worker.ttl_ms
         says = zip(
@@ -78,6 +82,17 @@ class RedisPresence(Calls):
         return replace(worker, seen_at_ms=seen_at_ms, started_at_ms=started_at_ms)
 
     # ------------------------------------------------------------------ what Node sees of ours
+
+    def _bell_name(self, worker: str, queues: Sequence[str]) -> str:
+        """What the connection on which a worker waits goes by: its first queue, whichever it waits for now. "" for no name.
+
+        With a slot for each queue a worker waits on several, called `worker queue`, and each goes by its own.
+        """
+        if not self._visible_connections:
+            return ""
+        if self._keys.sharded:
+            return client_name(self._keys, queues[0], worker.removesuffix(f" {queues[0]}"))
+        return self._bells.get(worker) or client_name(self._keys, queues[0], worker)
 
     async def _show(self, worker: WorkerInfo, gone: bool) -> None:
         shown = self._shown.setdefault(asyncio.get_running_loop(), _Shown())
@@ -134,13 +149,14 @@ class RedisPresence(Calls):
         queue = _decoded(encoded)
         if not name.startswith(prefix) or queue is None or (colon and not rest.startswith("w:")):
             return None
+        address = client.get("addr", "")
         return WorkerInfo(
-            id=client["addr"],
+            id=address,
             name=rest.removeprefix("w:"),
-            host=client["addr"].rpartition(":")[0],
+            host=address.rpartition(":")[0],
             pid=0,
             queues={self._keys.queue_of(prefix + queue): 1},  # BullMQ's default, since the server does not know
-            started_at_ms=now_ms - 1000 * int(client["age"]),
+            started_at_ms=now_ms - 1000 * int(client.get("age", 0)),
             seen_at_ms=now_ms,
             ttl_ms=PEER_TTL_MS,
         )

@@ -125,7 +125,7 @@ def _included(source: str) -> list[str]:
 
 def _prelude(parameters: Sequence[Parameter]) -> str:
     """Lua that gives ARGV its names."""
-    lines = ["local K, A = { queues = KEYS }, {}", "do", "local at = 1"]
+    lines = ["local redis, K, A = redis, { queues = KEYS }, {}", "do", "local ARGV, at = ARGV, 1"]
     for parameter in parameters:
         if not parameter.fields:
             lines.append(f"A.{parameter.name} = ARGV[at]; at = at + 1")

@@ -5,8 +5,8 @@ redis-py knows how to find and open them; here is only which of its parts to ask
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
@@ -17,7 +17,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 
-from toril.errors import ConfigError
+from toril.errors import ConfigError, UnsupportedStore
 
 Source = str | Any
 """A URL, or a `redis.asyncio.Redis` or `RedisCluster` whose settings are taken over."""
@@ -44,6 +44,10 @@ class Servers(Protocol):
         """Which server holds a key: a name to ask `connection` for."""
         ...
 
+    async def nodes(self) -> list[str]:
+        """The servers that together hold all keys."""
+        ...
+
     async def look_again(self) -> None:
         """Forget which server holds what: one has moved, or has gone."""
         ...
@@ -54,12 +58,16 @@ class Servers(Protocol):
 
 
 class One:
-    """One server, or the master of a Sentinel group: redis-py's pool knows how to reach it."""
+    """One server, or the master of a Sentinel group: redis-py's pool knows how to reach it.
+
+    `sentinels` are the clients by which it asks who the master is.
+    """
 
     clustered = False
 
-    def __init__(self, pool: Any, place: str) -> None:
+    def __init__(self, pool: Any, place: str, sentinels: Sequence[Any] = ()) -> None:
         self._pool = pool
+        self._sentinels = sentinels
         self.place = place
 
     async def connection(self, node: str) -> Any:
@@ -68,48 +76,67 @@ class One:
     async def node_of(self, key: str) -> str:
         return ""
 
+    async def nodes(self) -> list[str]:
+        return [""]
+
     async def look_again(self) -> None:
         """Nothing is remembered: a Sentinel is asked for each connection."""
 
     async def close(self) -> None:
-        await self._pool.disconnect()
+        for sentinel in self._sentinels:
+            await sentinel.aclose()
 
 
 class Cluster:
-    """The nodes of a cluster; a node is named `host:port`."""
+    """The nodes of a cluster; a node is named `host:port`. `topology` is redis-py's knowledge of them."""
 
     clustered = True
 
-    def __init__(self, client: Any, place: str) -> None:
-        self._client = client
+    def __init__(self, topology: Any, place: str) -> None:
+        self._topology = topology
         self._known = False
+        self._looking = asyncio.Lock()
         self.place = place
 
     async def connection(self, node: str) -> Any:
-        await self._look()
         host, _, port = node.rpartition(":")
-        found = self._client.get_node(host=host, port=int(port))
-        settings = dict((found or self._client.get_default_node()).connection_kwargs)
-        return self._client.get_default_node().connection_class(**{**settings, "host": host, "port": int(port)})
+        any_node = next(iter(self._topology.startup_nodes.values()))
+        settings = {**any_node.connection_kwargs, "host": host, "port": int(port), "retry": Retry(NoBackoff(), 0)}
+        return any_node.connection_class(**settings)
 
     async def node_of(self, key: str) -> str:
         await self._look()
-        node = self._client.nodes_manager.get_node_from_slot(key_slot(key.encode()))
+        slot = key_slot(key.encode())
+        try:
+            node = self._topology.get_node_from_slot(slot)
+        except (KeyError, exceptions.RedisClusterException) as error:
+            raise exceptions.ConnectionError(f"no node holds the slot {slot}") from error
         return f"{node.host}:{node.port}"
 
+    async def nodes(self) -> list[str]:
+        await self._look()
+        return [f"{node.host}:{node.port}" for node in self._topology.get_nodes_by_server_type("primary")]
+
     async def _look(self) -> None:
-        if not self._known:
-            await self._client.initialize()
+        """Ask a node who holds what. All who want to know wait for the same answer."""
+        async with self._looking:
+            if self._known:
+                return
+            try:
+                await self._topology.initialize()
+            except exceptions.RedisClusterException as error:
+                if "not enabled" in str(error):
+                    raise UnsupportedStore(f"{self.place} is not a cluster: name it as redis://host:port") from error
+                raise exceptions.ConnectionError(str(error)) from error
             self._known = True
 
     async def look_again(self) -> None:
-        if self._known:
-            self._known = False
-            with contextlib.suppress(exceptions.RedisError, OSError):
-                await self._client.aclose()
+        self._known = False
 
     async def close(self) -> None:
-        await self._client.aclose()
+        self._known = False
+        await self._topology.aclose()
+        await self._topology.aclose("startup_nodes")
 
 
 def servers(source: Source, timeout_s: float) -> Servers:
@@ -128,7 +155,8 @@ def servers(source: Source, timeout_s: float) -> Servers:
 
 def _of_client(client: Any) -> Servers:
     if hasattr(client, "nodes_manager"):
-        return Cluster(client, "redis+cluster://" + ",".join(client.nodes_manager.startup_nodes))
+        theirs = client.nodes_manager
+        return Cluster(_another(theirs), "redis+cluster://" + ",".join(theirs.startup_nodes))
     if not hasattr(client, "connection_pool"):
         raise ConfigError(f"a Redis store takes a URL or a client of redis.asyncio, not {client!r}")
     pool = client.connection_pool
@@ -137,24 +165,32 @@ def _of_client(client: Any) -> Servers:
     return One(pool, f"redis://{getattr(pool, 'service_name', where)}")
 
 
+def _another(topology: Any) -> Any:
+    """The same knowledge anew, whose connections are not those of the client it was taken from."""
+    settings: _Settings = topology.connection_kwargs
+    node: Any = cast("Any", aioredis).cluster.ClusterNode
+    nodes = [node(one.host, one.port, **settings) for one in topology.startup_nodes.values()]
+    return type(topology)(nodes, topology.require_full_coverage, settings, address_remap=topology.address_remap)
+
+
 def _of_url(url: str, timeout_s: float) -> Servers:
     defaults: _Settings = {
         "protocol": 2,
         "socket_connect_timeout": min(CONNECT_TIMEOUT_S, timeout_s),
         "socket_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
     }
     parts = urlsplit(url)
     if parts.scheme in SENTINELS:
-        return One(_sentinel_pool(url, defaults), place_of(url))
+        return _of_sentinels(url, defaults)
     if parts.scheme in CLUSTERS:
-        return Cluster(_cluster(url, defaults), place_of(url))
-    retry = {"retry": Retry(NoBackoff(), 0)}
-    pool = cast("Any", aioredis.ConnectionPool).from_url(url, **{**defaults, **retry})
+        return Cluster(_topology(url, defaults), place_of(url))
+    pool = cast("Any", aioredis.ConnectionPool).from_url(url, **defaults)
     pool.make_connection()  # an option that redis-py does not know is refused here
     return One(pool, place_of(url))
 
 
-def _sentinel_pool(url: str, defaults: _Settings) -> Any:
+def _of_sentinels(url: str, defaults: _Settings) -> One:
     """`redis+sentinel://user:password@host:port,host:port/service/db?sentinel_password=…`"""
     parts = urlsplit(url)
     service, _, db = parts.path.strip("/").partition("/")
@@ -164,20 +200,20 @@ def _sentinel_pool(url: str, defaults: _Settings) -> Any:
     sentinel: _Settings = {
         name.removeprefix("sentinel_"): settings.pop(name) for name in list(settings) if name.startswith("sentinel_")
     }
-    timeouts = {name: defaults[name] for name in ("socket_connect_timeout", "socket_timeout")}
-    ask = cast("Any", Sentinel)(_hosts(parts.netloc, 26379), sentinel_kwargs={**timeouts, **sentinel}, **settings)
+    ask = cast("Any", Sentinel)(_hosts(parts.netloc, 26379), sentinel_kwargs={**defaults, **sentinel}, **settings)
     pool = ask.master_for(service, ssl=parts.scheme.startswith("rediss")).connection_pool
     pool.make_connection()
-    return pool
+    return One(pool, place_of(url), ask.sentinels)
 
 
-def _cluster(url: str, defaults: _Settings) -> Any:
+def _topology(url: str, defaults: _Settings) -> Any:
     """`redis+cluster://user:password@host:port,host:port`"""
     parts = urlsplit(url)
     settings = {**defaults, **_settings(url, "")}
     nodes = [cast("Any", aioredis).cluster.ClusterNode(host, port) for host, port in _hosts(parts.netloc, 6379)]
     client: Any = aioredis.RedisCluster
-    return client(startup_nodes=nodes, ssl=parts.scheme.startswith("rediss"), **settings)
+    settings = {"require_full_coverage": False, **settings}  # whether to serve a part is for the servers to say
+    return client(startup_nodes=nodes, ssl=parts.scheme.startswith("rediss"), **settings).nodes_manager
 
 
 def _settings(url: str, db: str) -> _Settings:

@@ -66,6 +66,8 @@ class RedisStore(RedisProducer, RedisConsumer, RedisAdmin, RedisEventLog, RedisC
     def prefix(self) -> str:
         return self._keys.prefix
 
+    lanes = 2  # one batch is under way while the worker runs the jobs of the other
+
     @property
     def clock(self) -> Clock:
         return self._clock

@@ -60,6 +60,7 @@ class SqliteStore:
     """A store in one file, or with `:memory:` in this process. Any loop, thread or forked child may use it."""
 
     kind = "sqlite"
+    lanes = 1  # one writer: what finishes while it commits gathers for the next commit
 
     def __init__(
         self,

@@ -1,16 +1,18 @@
 -- Look at the keys of a queue that hold no jobs, and at the kinds of all; mend what is wrong if asked.
 -- KEYS  *queues
 -- ARGV  now mend *kinds(suffix kind)
--- RETURNS  {{kind, suffix, detail} of what was found, 1 if somebody looks for stalled jobs}
+-- RETURNS  {{kind, suffix, detail} of what was found, the suffixes of the keys that are there and sound, what made the queue}
 -- FLAGS  allow-oom
 -- include: home
 
 local Q = queue_at(1)
-local found = {}
+local found, sound = {}, {}
 
 for _, wanted in ipairs(A.kinds) do
   local kind = kind_of(Q[wanted.suffix])
-  if kind ~= "none" and kind ~= wanted.kind then
+  if kind == wanted.kind then
+    sound[#sound + 1] = wanted.suffix
+  elseif kind ~= "none" then
     found[#found + 1] = { "wrong-kind", wanted.suffix, kind }
   end
 end
@@ -22,4 +24,4 @@ for _, suffix in ipairs({ "limiter", "stalled-check" }) do
     end
   end
 end
-return { found, redis.call("EXISTS", Q["stalled-check"]) }
+return { found, sound, tried("HGET", Q.meta, "version") or "" }

@@ -22,6 +22,7 @@ local function children_of(key)
   tell(redis.call("HKEYS", key .. ":failed"))
   tell(redis.call("ZRANGE", key .. ":unsuccessful", 0, -1))
   tell(redis.call("SMEMBERS", key .. ":dependencies"))
+  table.sort(found)
   return found
 end
 

@@ -2,7 +2,7 @@
 -- KEYS  *queues
 -- ARGV  now token lock_ms worker again *slots(queue free max per_ms) *named(slot id)
 --       *terms(attempts lifo keep_count keep_age_ms receipt_ms) *details(stacktrace history delay)
---       *settled(queue id token outcome value terms detail)
+--       *settled(queue id token started outcome value terms detail)
 -- RETURNS  {{place of the settlement, code}, ... where not recorded}, claims, queues left wanting (as claim does):
 --          1 no children pending, -1 gone, -2 another's lock or none, -3 not active, -4 children pending, -9 a child failed
 -- FLAGS  allow-oom
@@ -24,7 +24,7 @@ local function with_stack(item, fields)
 end
 
 local function note(key, item, ...)
-  redis.call("HSET", key, "py:history", item.detail.history, "py:settled", item.token, ...)
+  redis.call("HSET", key, "py:history", item.detail.history, ...)
 end
 
 local function in_front(Q, key, item, job)
@@ -95,28 +95,25 @@ local function refusal_of(item, key)
   end
 end
 
-local function settled_under(settled, history, token)
-  if settled == token then
+-- Whether this run has been recorded before, and only the answer was lost. A run that completed is told by when it began.
+local function recorded(Q, key, item)
+  local job = redis.call("HMGET", key, "processedOn", "returnvalue", "py:history")
+  local began, result, history = job[1], job[2], job[3]
+  if not began then
+    local receipt = redis.call("GET", Q["py:receipt:"] .. item.id)
+    local left = receipt and cjson.decode(receipt) or {}
+    began, result, history = left.processedOn, left.returnvalue, left["py:history"]
+  end
+  if item.outcome == "completed" and result and began == item.started then
     return true
   end
   local known, entries = pcall(cjson.decode, history or "[]")
   for _, entry in ipairs(known and entries or {}) do
-    if entry.token == token then
+    if entry.token == item.token then
       return true
     end
   end
   return false
-end
-
--- Whether this token has settled the job before, and only the answer was lost.
-local function recorded(Q, key, item)
-  local found = redis.call("HMGET", key, "py:settled", "py:history")
-  if settled_under(found[1], found[2], item.token) then
-    return true
-  end
-  local receipt = redis.call("GET", Q["py:receipt:"] .. item.id)
-  local left = receipt and cjson.decode(receipt)
-  return left ~= false and settled_under(left["py:settled"], left["py:history"], item.token)
 end
 
 -- The items whose lock is still theirs; for each of the others, a code.

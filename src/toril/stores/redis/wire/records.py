@@ -21,7 +21,7 @@ from toril.states import State
 from toril.stores.redis.keys import STATES, Keys
 from toril.stores.redis.wire.options import read_options, read_parent
 from toril.stores.redis.wire.rows import Handle
-from toril.stores.redis.wire.texts import Flat, as_list, as_object, fields_of, moment, number, parsed
+from toril.stores.redis.wire.texts import Flat, as_list, as_object, fields_of, moment, number, parsed, whole
 
 EVENT_FIELDS = {
     "delay": "due_at_ms",
@@ -32,25 +32,26 @@ EVENT_FIELDS = {
 """Fields of BullMQ's own events, by their names here."""
 
 
-def read_claim(queue: str, job_id: str, flat: Flat, token: str, worker: str, keys: Keys) -> Claim:
-    job = fields_of(flat)
-    stored = read_options(job.get("opts", "{}"))
+def read_claim(queue: str, job_id: str, told: Sequence[str | None], token: str, worker: str, keys: Keys) -> Claim:
+    """What hand_out.lua tells of a job."""
+    opts, name, data, created, priority, made, started, stalled, deferred, parent, began, history, stacktrace = told
+    stored = read_options(opts or "{}")
     return Claim(
         ref=JobRef(queue, job_id),
-        name=job.get("name", ""),
-        data=job.get("data", "{}"),
+        name=name or "",
+        data=data or "{}",
         options=stored.options,
         token=token,
-        attempt=number(job, "atm") + 1,
-        started=number(job, "ats"),
-        stalled=number(job, "stc"),
-        priority=number(job, "priority"),
-        created_at_ms=number(job, "timestamp"),
-        claimed_at_ms=number(job, "processedOn"),
+        attempt=whole(made) + 1,
+        started=whole(started),
+        stalled=whole(stalled),
+        priority=whole(priority),
+        created_at_ms=whole(created),
+        claimed_at_ms=whole(began),
         worker=worker,
-        deferred=job.get("defa"),
-        parent=read_parent(job.get("parent"), keys),
-        handle=Handle(job.get("py:history", ""), job.get("stacktrace", ""), stored.stack_limit),
+        deferred=deferred,
+        parent=read_parent(parent, keys) if parent else None,
+        handle=Handle(history or "", stacktrace or "", stored.stack_limit),
     )
 
 

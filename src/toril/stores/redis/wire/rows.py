@@ -115,6 +115,7 @@ class SettledRow(NamedTuple):
     queue: int
     id: str
     token: str
+    started: int
     outcome: str
     value: str
     terms: int
@@ -143,11 +144,15 @@ class SettledRows:
             self.terms.append(_terms(options, options.keep_completed if completed else options.keep_failed))
             terms = self._places[id(options), completed] = len(self.terms)
         if isinstance(outcome, Completed):
-            row = SettledRow(queue, claim.ref.id, claim.token, "completed", outcome.result, terms, 0)
+            row = SettledRow(
+                queue, claim.ref.id, claim.token, claim.claimed_at_ms, "completed", outcome.result, terms, 0
+            )
         else:
             word, value, stack = told(outcome)
             self.details.append(self._detail(claim, outcome, stack))
-            row = SettledRow(queue, claim.ref.id, claim.token, word, value, terms, len(self.details))
+            row = SettledRow(
+                queue, claim.ref.id, claim.token, claim.claimed_at_ms, word, value, terms, len(self.details)
+            )
         self.settled.append(row)
 
     def _detail(self, claim: Claim, outcome: Outcome, stack: str) -> DetailRow:

@@ -16,12 +16,22 @@ def fields_of(flat: Flat) -> dict[str, str]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-def number(job: Mapping[str, str], name: str) -> int:
-    text = job.get(name)
-    try:
-        return int(float(text)) if text else 0
-    except ValueError:
+def whole(text: str | None) -> int:
+    """A number as it is written in a hash; 0 for none, and for what is none."""
+    if not text:
         return 0
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return int(float(text))
+    except (ValueError, OverflowError):
+        return 0
+
+
+def number(job: Mapping[str, str], name: str) -> int:
+    return whole(job.get(name))
 
 
 def moment(job: Mapping[str, str], name: str) -> int | None:

@@ -5,7 +5,7 @@ local finished = {}
 
 local REMEMBERED = {
   "name", "timestamp", "processedOn", "finishedOn", "atm", "ats", "stc", "pb", "returnvalue", "failedReason",
-  "py:nonce", "py:history", "py:settled", "parentKey",
+  "py:nonce", "py:history", "parentKey",
 }
 
 local function keys_of_job(key, keys)
@@ -108,7 +108,7 @@ local function finish(Q, key, item, job, state, now, fields)
 
   local made = string.format("%.0f", (tonumber(job.atm) or 0) + 1)
   local result = state == "completed" and "returnvalue" or "failedReason"
-  redis.call("HSET", key, "atm", made, "finishedOn", A.now, "py:settled", item.token, result, value, unpack(fields or {}))
+  redis.call("HSET", key, "atm", made, "finishedOn", A.now, result, value, unpack(fields or {}))
   if item.terms.keep_count == "0" then
     leave_receipt(Q, id, state, item.terms.receipt_ms, redis.call("HMGET", key, unpack(REMEMBERED)))
     delete_job(key)

@@ -1,24 +1,29 @@
 -- Hand out what may run now, and say of each queue left wanting why.
 -- include: enqueue
 
+-- What of a job its worker is told, in this order.
+local function tell(key)
+  return redis.call(
+    "HMGET", key, "opts", "name", "data", "timestamp", "priority", "atm", "ats", "stc", "defa", "parent", "processedOn",
+    "py:history", "stacktrace"
+  )
+end
+
 -- A job that is in `active` is this worker's from now on; nothing when it is there no more, and only its id was left.
-local function start(Q, id, slot, now)
+local function start(Q, id, slot)
   local key = Q.base .. id
-  local job = redis.call("HGETALL", key)
-  if #job == 0 then
+  local job = tell(key)
+  if not job[4] then
     redis.call("LREM", Q.active, 1, id)
     return nil
   end
-  local starts = string.format("%.0f", (tonumber(field(job, "ats")) or 0) + 1)
+  job[7], job[11] = string.format("%.0f", (tonumber(job[7]) or 0) + 1), A.now
   redis.call("SET", key .. ":lock", A.token, "PX", A.lock_ms)
   emit(Q, "active", "jobId", id, "prev", "waiting")
-  local n = #job
-  job[n + 1], job[n + 2], job[n + 3], job[n + 4] = "processedOn", A.now, "ats", starts
   if A.worker ~= "" then
-    job[n + 5], job[n + 6] = "pb", A.worker
-    redis.call("HSET", key, "processedOn", A.now, "ats", starts, "pb", A.worker)
+    redis.call("HSET", key, "processedOn", A.now, "ats", job[7], "pb", A.worker)
   else
-    redis.call("HSET", key, "processedOn", A.now, "ats", starts)
+    redis.call("HSET", key, "processedOn", A.now, "ats", job[7])
   end
   return { tonumber(slot.queue), id, job }
 end
@@ -102,11 +107,11 @@ local function hand_out_next(Q, slot, now, claims)
     end
     local started = 0
     for _, id in ipairs(ids) do
-      local claim = start(Q, id, slot, now)
+      local claim = start(Q, id, slot)
       if claim then
         claims[#claims + 1] = claim
         left = left - 1
-        started = started + (field(claim[3], "defa") and 0 or 1)
+        started = started + (claim[3][9] and 0 or 1)
       end
     end
     count_started(Q, slot, started)
@@ -125,7 +130,7 @@ local function hand_out_named(Q, slot, ids, now, claims)
     if redis.call("EXISTS", Q.base .. id) == 1 and take(Q, id) then
       redis.call("LPUSH", Q.active, id)
       redis.call("HSET", Q.base .. id, "delay", "0")
-      claims[#claims + 1] = start(Q, id, slot, now)
+      claims[#claims + 1] = start(Q, id, slot)
       started = started + 1
     end
   end
@@ -140,7 +145,7 @@ local function hand_out_again(claims)
     local active = redis.call("LRANGE", Q.active, 0, -1)
     for i = #active, 1, -1 do
       if redis.call("GET", Q.base .. active[i] .. ":lock") == A.token then
-        claims[#claims + 1] = { tonumber(slot.queue), active[i], redis.call("HGETALL", Q.base .. active[i]) }
+        claims[#claims + 1] = { tonumber(slot.queue), active[i], tell(Q.base .. active[i]) }
       end
     end
     found[slot.queue] = #claims - before
