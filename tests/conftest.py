@@ -15,7 +15,34 @@ from conformance import given
 from toril.clock import TurnedClock
 from toril.store import Store
 
-REDIS_VERBS = ["add", "claim", "settle", "extend", "recover", "wait"]
+REDIS_VERBS = [
+    "add",
+    "announce",
+    "check",
+    "children",
+    "claim",
+    "clean",
+    "configure",
+    "drain",
+    "events",
+    "extend",
+    "find",
+    "get",
+    "logs",
+    "obliterate",
+    "pause",
+    "promote",
+    "recover",
+    "remove",
+    "report",
+    "retry",
+    "series",
+    "settle",
+    "summaries",
+    "throttle",
+    "update",
+    "wait",
+]
 """The verbs of the seam that the Redis store has so far."""
 
 OpenStore = Callable[[], Store]

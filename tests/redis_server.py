@@ -11,27 +11,30 @@ from pathlib import Path
 START_S = 20.0
 
 
-def start_redis(directory: Path) -> tuple[subprocess.Popen[bytes], str]:
+def start_redis(
+    directory: Path, *options: str, port: int | None = None, program: str = "redis-server"
+) -> tuple[subprocess.Popen[bytes], str]:
     """Start a server that keeps nothing, and return it with its URL once it answers.
+
+    `options` come first on its command line, where a file of settings may stand; `port` is a free one if not given.
 
     Raises:
         RuntimeError: redis-server is not installed, or did not start.
     """
-    program = shutil.which("redis-server")
-    if program is None:
-        raise RuntimeError("redis-server is not installed: install it (apt-get install redis-server)")
-    for _ in range(3):  # somebody else may take the port between finding and binding it
-        port = _free_port()
-        with (directory / f"redis-{port}.log").open("wb") as log:
+    found = shutil.which(program)
+    if found is None:
+        raise RuntimeError(f"{program} is not installed: install it (apt-get install redis-server)")
+    for chosen in [port] if port else [_free_port() for _ in range(3)]:  # somebody else may take it before we bind it
+        with (directory / f"redis-{chosen}.log").open("ab") as log:
             process = subprocess.Popen(
-                [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
+                [found, *options, "--port", str(chosen), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
                 cwd=directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        if _answers(process, port):
-            return process, f"redis://127.0.0.1:{port}/0"
+        if _answers(process, chosen):
+            return process, f"redis://127.0.0.1:{chosen}/0"
         stop(process)
     raise RuntimeError(f"redis-server did not start: see the logs in {directory}")
 

@@ -22,6 +22,15 @@ SIZES: dict[str, tuple[int, int]] = {
     "idle_ms": (1_000, 12_000),
     "locked_ms": (700, 3_000),
     "finished_jobs": (2_000, 100_000),
+    "workload_steps": (300, 20_000),
+    "redis_tries_ms": (3_000, 20_000),
+    "redis_killed_clients_jobs": (150, 2_000),
+    "redis_adds_at_once": (10_000, 10_000),
+    "mixed_jobs": (300, 5_000),
+    "mixed_kills": (4, 40),
+    "failover_adds": (500, 10_000),
+    "lagging_adds": (100, 400),
+    "cluster_conformance_share": (5, 1),
 }
 
 

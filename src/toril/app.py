@@ -288,10 +288,12 @@ class App:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         worker, embedded, self._worker, self._embedded = self._worker, self._embedded, None, None
-        if worker is not None and embedded is not None:
-            worker.stop()
-            await embedded
-        await self.close()
+        try:
+            if worker is not None and embedded is not None:
+                worker.stop()
+                await embedded
+        finally:
+            await self.close()
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: object = None) -> AsyncGenerator[None, None]:

@@ -344,17 +344,22 @@ def _masked_login(scheme: str, head: str, question: str, query: str) -> tuple[st
         return "***", "", ""
     if at:
         user, colon, _ = login.partition(":")
-        secret = bool(colon) or scheme.lower() in ("redis", "rediss")  # Redis has no user without a password
+        secret = bool(colon) or scheme.lower().startswith(("redis", "unix"))  # Redis has no user without a password
         head = f"{user if colon else ''}{':' if colon else ''}***@{place}" if secret else head
     return head, question, query
 
 
 def _is_place(head: str) -> bool:
-    """Whether it is a host with an optional port and path, rather than half of an unquoted password."""
+    """Whether it is a host with an optional port and path, or several, rather than half of an unquoted password."""
     if head in ("", ":memory:"):
         return True
+    hosts, slash, path = head.partition("/")
+    return all(_is_host(f"{host}{slash}{path}") for host in hosts.split(","))
+
+
+def _is_host(place: str) -> bool:
     try:
-        parts = urlsplit(f"//{head}")
+        parts = urlsplit(f"//{place}")
         _ = parts.port
     except ValueError:
         return False

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+import uuid
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from redis import Redis
 
 from cli.running import Toril, claim_one, given, given_job
 from cli.test_status import NOW_MS, summary, worker
@@ -100,6 +105,134 @@ def test_jobs_that_nobody_works_on_are_warnings(toril: Toril, home: Path) -> Non
     assert answer.code == 0
     assert "queue email: 1 job waits, and no worker serves it" in answer.out
     assert "1 active job has lost the lock, email/j1 among them" in answer.out
+
+
+# ------------------------------------------------------------------ mending
+
+
+@pytest.fixture
+def miscounted(home: Path) -> Path:
+    """A file whose queue counts two jobs that are not there."""
+    given_job(home, delay=60)
+    with contextlib.closing(sqlite3.connect(home / "toril.db")) as db:
+        db.execute("UPDATE queue SET delayed = delayed + 2")
+        db.commit()
+    return home
+
+
+def counted_delayed(home: Path) -> int:
+    with contextlib.closing(sqlite3.connect(home / "toril.db")) as db:
+        number: int = db.execute("SELECT delayed FROM queue").fetchone()[0]
+        return number
+
+
+@pytest.mark.usefixtures("miscounted")
+def test_what_can_be_mended_is_shown_with_how(toril: Toril) -> None:
+    answer = toril("doctor")
+
+    assert answer.code == 1
+    assert "error  bull:email: 3 delayed jobs are counted and 1 are there" in answer.out
+    assert "what to do: `toril doctor --repair` counts anew" in answer.out
+    assert "1 of these can be mended: `toril doctor --repair` asks first" in answer.out
+    assert [finding["mendable"] for finding in toril("doctor", "--json").json["findings"]].count(True) == 1
+
+
+def test_repair_shows_asks_mends_and_looks_again(toril: Toril, miscounted: Path) -> None:
+    answer = toril("doctor", "--repair", given="y\n")
+
+    assert answer.code == 0
+    shown, _, mended = answer.out.partition("Mend what can be mended? Jobs go on meanwhile. [y/N]")
+    assert "1 error, 0 warnings" in shown
+    assert "ok  bull:email: 3 delayed jobs were counted and 1 are there: counted anew" in mended
+    assert mended.rstrip().endswith("0 errors, 0 warnings")
+    assert counted_delayed(miscounted) == 1
+    assert "0 errors" in toril("doctor").out
+
+
+@pytest.mark.parametrize("answered", ["n\n", "\n", "", "perhaps\n"])
+def test_repair_changes_nothing_without_a_yes(answered: str, toril: Toril, miscounted: Path) -> None:
+    answer = toril("doctor", "--repair", given=answered)
+
+    assert answer.code == 1
+    assert answer.out.rstrip().endswith("Nothing was changed.")
+    assert counted_delayed(miscounted) == 3
+
+
+def test_repair_asks_nobody_when_told_yes(toril: Toril, miscounted: Path) -> None:
+    answer = toril("doctor", "--repair", "--yes")
+
+    assert answer.code == 0
+    assert "Mend what" not in answer.out
+    assert counted_delayed(miscounted) == 1
+
+
+@pytest.mark.usefixtures("miscounted")
+def test_repair_answers_programs_too(toril: Toril) -> None:
+    answer = toril("doctor", "--repair", "--yes", "--json")
+
+    assert answer.code == 0
+    assert [finding["about"] for finding in answer.json["repaired"]] == ["bull:email"]
+    assert {finding["level"] for finding in answer.json["findings"]} == {"ok"}
+
+
+def test_repair_asks_nothing_where_nothing_can_be_mended(toril: Toril, home: Path) -> None:
+    given_job(home, delay=60)
+
+    answer = toril("doctor", "--repair")
+
+    assert answer.code == 0
+    assert answer.out.rstrip().endswith("There is nothing that could be mended.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--yes"], "--yes answers what --repair asks: give both, or neither"),
+        (["--repair", "--json"], "--json leaves no room for a question: add --yes to mend without asking"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(arguments: list[str], sentence: str, toril: Toril) -> None:
+    answer = toril("doctor", *arguments)
+
+    assert answer.code == 2
+    assert sentence in answer.err
+
+
+@pytest.mark.usefixtures("home")
+def test_damage_in_redis_is_shown_and_mended(toril: Toril, redis_url: str) -> None:
+    prefix = f"test-{uuid.uuid4().hex}"
+    place = ["--url", redis_url, "--prefix", prefix]
+    toril("add", "email", "welcome", *place)
+    with contextlib.closing(cast("Any", Redis).from_url(redis_url)) as redis:
+        redis.lpush(f"{prefix}:email:wait", "gone")
+
+        shown = toril("doctor", *place)
+        mended = toril("doctor", "--repair", "--yes", *place)
+
+        assert redis.llen(f"{prefix}:email:wait") == 1
+    assert shown.code == 1
+    assert "error  queue email: id gone in wait has no job: Node runs it as a job without a name" in shown.out
+    assert "what to do: `toril doctor --repair` takes it out" in shown.out
+    assert "it writes nothing to its disk" in shown.out
+    assert mended.code == 0
+    assert "ok  queue email: id gone in wait has no job: taken out" in mended.out
+
+
+@pytest.mark.usefixtures("home")
+def test_what_was_found_is_shown_also_where_damage_ends_the_look(toril: Toril, redis_url: str) -> None:
+    prefix = f"test-{uuid.uuid4().hex}"
+    with contextlib.closing(cast("Any", Redis).from_url(redis_url)) as redis:
+        redis.hset(f"{prefix}:email:meta", "opts.maxLenEvents", 10)
+        redis.set(f"{prefix}:email:wait", "oops")
+
+        answer = toril("doctor", "--url", redis_url, "--prefix", prefix)
+
+    assert answer.code == 1
+    assert "error  queue email: its key 'wait' is a string, not a list" in answer.out
+    assert "is not of the kind it should be" in answer.out
+
+
+# ------------------------------------------------------------------ queues
 
 
 ACTIVE = JobRecord(JobRef("email", "j1"), "a", "null", Options(), State.ACTIVE, locked_until_ms=NOW_MS - 1)

@@ -9,6 +9,7 @@ from conformance.given import (
     QUEUE,
     added,
     advance,
+    claim_one,
     complete,
     fail,
     found,
@@ -16,11 +17,14 @@ from conformance.given import (
     given_active,
     given_completed,
     given_failed,
+    given_flow,
     given_many,
     known,
     names_told,
     new_job,
+    record_of,
     ref_of,
+    retry_after,
     state_of,
     told,
 )
@@ -143,3 +147,47 @@ async def test_a_nested_flow_that_is_cleaned_leaves_nothing_counted(store: Store
     [summary] = await store.summaries([QUEUE])
     assert {state: count for state, count in summary.counts.items() if count} == {State.WAITING: 1}
     assert await found(store, State.WAITING) == [ref_of(leaf)]
+
+
+async def test_a_younger_job_in_front_does_not_hide_an_older_one(store: Store) -> None:
+    old = await given_many(store, 2)
+    await advance(store, 10_000)
+    young = await given(store, lifo=True)
+
+    assert await clean(store, State.WAITING, grace_ms=5_000) == ids(*old)
+
+    assert await found(store, State.WAITING) == [young]
+
+
+async def test_the_age_of_a_job_that_has_run_counts_from_its_last_run(store: Store) -> None:
+    ref = await given(store, attempts=2, backoff=0)
+    await advance(store, 10_000)
+    await retry_after(store, await claim_one(store))
+
+    assert await clean(store, State.WAITING, grace_ms=5_000) == []
+
+    assert await state_of(store, ref) is State.WAITING
+
+
+async def test_the_last_pending_child_that_is_cleaned_releases_its_parent(store: Store) -> None:
+    parent, [child] = await given_flow(store, queue="albums", child_queue=QUEUE)
+
+    assert await clean(store, State.WAITING) == ids(child)
+
+    assert await state_of(store, parent) is State.WAITING
+
+
+async def test_the_children_of_a_parent_that_was_cleaned_stay_and_have_none(store: Store) -> None:
+    parent, [child] = await given_flow(store)
+
+    assert await clean(store, State.WAITING_CHILDREN) == ids(parent)
+
+    assert (await record_of(store, child)).parent is None
+    await complete(store, await claim_one(store, "images"))
+    assert await state_of(store, child) is State.COMPLETED
+
+
+async def test_cleaning_a_queue_that_nobody_has_used_leaves_no_trace(store: Store) -> None:
+    assert await clean(store, State.COMPLETED) == []
+
+    assert await store.summaries() == []

@@ -88,3 +88,17 @@ async def test_draining_tells_no_removed(store: Store) -> None:
     await store.drain(QUEUE)
 
     assert "removed" not in await names_told(store)
+
+
+async def test_a_parent_in_the_same_queue_that_waited_for_nothing_else_goes_too(store: Store) -> None:
+    parent, children = await given_flow(store, children=2, child_queue=QUEUE)
+
+    assert await store.drain(QUEUE) == 3
+
+    assert [await state_of(store, ref) for ref in (parent, *children)] == [None, None, None]
+
+
+async def test_draining_a_queue_that_nobody_has_used_leaves_no_trace(store: Store) -> None:
+    assert await store.drain(QUEUE, delayed=True) == 0
+
+    assert await store.summaries() == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from conformance.given import (
     INTERVAL_MS,
     LOCK_MS,
@@ -27,6 +29,7 @@ from conformance.given import (
     soon,
     told,
 )
+from toril.errors import ConfigError
 from toril.model import Event, Failed, Report
 from toril.states import State
 from toril.store import Store
@@ -208,6 +211,42 @@ async def test_a_reader_that_does_not_want_to_wait_does_not(store: Store) -> Non
     assert await soon(store.read(QUEUE, None)) == []
 
 
+async def test_many_readers_hear_of_the_same_event(store: Store) -> None:
+    last = await store.last_event(QUEUE)
+    readings = [asyncio.ensure_future(store.read(QUEUE, last, until_ms=now_ms(store) + 60_000)) for _ in range(20)]
+
+    ref = await given(store)
+
+    assert {events[0].job_id for events in await soon(asyncio.gather(*readings))} == {ref.id}
+
+
+async def test_a_reader_that_gives_up_does_not_disturb_another(store: Store) -> None:
+    last = await store.last_event(QUEUE)
+    first, second = [asyncio.ensure_future(store.read(QUEUE, last, until_ms=now_ms(store) + 60_000)) for _ in "ab"]
+    await store.read(QUEUE, last)  # by now both have begun
+    first.cancel()
+    await asyncio.wait((first,))
+
+    ref = await given(store)
+
+    assert (await soon(second))[0].job_id == ref.id
+
+
+async def test_a_reader_of_one_queue_is_not_woken_by_another(store: Store) -> None:
+    reading = asyncio.ensure_future(store.read(QUEUE, None, until_ms=now_ms(store) + 60_000))
+
+    await given(store, queue="images")
+    ref = await given(store)
+
+    assert (await soon(reading))[0].job_id == ref.id
+
+
+@pytest.mark.parametrize("after", ["", "the last", "-1", "1-2-3"])
+async def test_a_reader_cannot_begin_behind_what_is_no_event(store: Store, after: str) -> None:
+    with pytest.raises(ConfigError, match="is not the id of an event of this store"):
+        await store.read(QUEUE, after)
+
+
 # ------------------------------------------------------------------ publishing and trimming
 
 
@@ -266,3 +305,22 @@ async def test_a_queue_without_events_tells_nothing_of_its_jobs(store: Store) ->
     await store.pause(QUEUE)
 
     assert await events_of(store) == []
+
+
+async def test_an_event_of_ones_own_may_be_about_a_job(store: Store) -> None:
+    ref = await given(store)
+
+    await store.publish(QUEUE, "invoice-seen", {"job_id": ref.id, "by": "ada"})
+
+    event = (await events_of(store))[-1]
+    assert (event.job_id, event.fields) == (ref.id, {"by": "ada"})
+
+
+async def test_a_queue_without_events_takes_none_of_ones_own(store: Store) -> None:
+    await given(store)
+    await given_settings(store, events=False)
+
+    event_id = await store.publish(QUEUE, "invoice-seen", {})
+
+    assert "invoice-seen" not in await names_told(store)
+    assert event_id == await store.last_event(QUEUE)

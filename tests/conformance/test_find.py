@@ -19,7 +19,8 @@ from conformance.given import (
     record_of,
     retry_after,
 )
-from toril.model import JobRecord, JobRef, Page
+from toril.errors import ConfigError
+from toril.model import JobRecord, JobRef, Page, Update
 from toril.states import State
 from toril.store import Store
 
@@ -175,3 +176,36 @@ async def test_a_job_put_back_is_found_where_it_will_run(store: Store) -> None:
     await retry_after(store, one)
 
     assert await found(store, State.WAITING) == [other, one.ref]
+
+
+async def test_a_page_without_room_is_refused(store: Store) -> None:
+    with pytest.raises(ConfigError, match="limit must be at least 1, not 0"):
+        await store.find(QUEUE, State.WAITING, limit=0)
+
+
+@pytest.mark.parametrize("after", ["", "somewhere", "1:2", "[1]"])
+async def test_a_page_behind_nothing_that_was_one_is_refused(store: Store, after: str) -> None:
+    await given(store)
+
+    with pytest.raises(ConfigError, match="is not where a page ended"):
+        await store.find(QUEUE, State.WAITING, after=after)
+
+
+async def test_a_page_that_has_gone_whole_does_not_hide_the_next(store: Store) -> None:
+    jobs = await given_many(store, 5)
+    first = await store.find(QUEUE, State.WAITING, limit=2)
+
+    await store.remove(jobs[:2])
+    rest = await store.find(QUEUE, State.WAITING, after=first.next)
+
+    assert jobs_of(rest) == jobs[2:]
+
+
+async def test_a_job_that_was_moved_to_the_end_does_not_hide_those_before(store: Store) -> None:
+    jobs = await given_many(store, 5)
+    first = await store.find(QUEUE, State.WAITING, limit=2)
+
+    await store.update([Update(jobs[1], priority=0)])
+    rest = await store.find(QUEUE, State.WAITING, after=first.next)
+
+    assert jobs_of(rest) == [*jobs[2:], jobs[1]]

@@ -9,6 +9,8 @@ from conformance.given import (
     added,
     claim,
     claim_all,
+    claim_one,
+    complete,
     given,
     given_active,
     given_completed,
@@ -125,3 +127,15 @@ async def test_the_other_queues_stay(store: Store) -> None:
     assert await store.obliterate(QUEUE) == 0
 
     assert await state_of(store, image) is State.WAITING
+
+
+async def test_a_parent_elsewhere_is_released_and_children_elsewhere_go_on_alone(store: Store) -> None:
+    parent, _ = await given_flow(store, queue="albums", child_queue=QUEUE)
+    _, [child] = await given_flow(store, child_queue="images")
+    await store.pause(QUEUE)
+
+    assert await store.obliterate(QUEUE) == 2
+
+    assert await state_of(store, parent) is State.WAITING
+    await complete(store, await claim_one(store, "images"))
+    assert await state_of(store, child) is State.COMPLETED

@@ -21,6 +21,9 @@ from conformance.given import (
     given_flow,
     known,
     new_job,
+    now_ms,
+    record_of,
+    ref_of,
     refs,
     state_of,
     told,
@@ -170,3 +173,55 @@ async def test_what_was_not_removed_is_not_told(store: Store) -> None:
     await store.remove([one.ref, JobRef("email", "nobody")])
 
     assert await told(store) == told_before
+
+
+async def test_a_job_goes_with_all_that_is_below_it(store: Store) -> None:
+    root = new_job(store, has_children=True)
+    middle = new_job(store, queue="images", has_children=True, parent=ref_of(root))
+    leaf = new_job(store, queue="pixels", parent=ref_of(middle))
+    await added(store, root, middle, leaf)
+
+    assert await store.remove([ref_of(root)]) == [Answer.DONE]
+
+    assert await store.get([ref_of(root), ref_of(middle), ref_of(leaf)]) == [None, None, None]
+
+
+async def test_a_job_under_whom_somebody_works_is_not_removed(store: Store) -> None:
+    root = new_job(store, has_children=True)
+    middle = new_job(store, queue="images", has_children=True, parent=ref_of(root))
+    leaf = new_job(store, queue="pixels", parent=ref_of(middle))
+    await added(store, root, middle, leaf)
+    await claim_one(store, "pixels")
+
+    assert await store.remove([ref_of(root), ref_of(middle)]) == [Answer.LOCKED, Answer.LOCKED]
+
+    assert await count_of(store, State.WAITING_CHILDREN) == 1
+    assert await count_of(store, State.WAITING_CHILDREN, "images") == 1
+
+
+async def test_a_parent_with_a_priority_is_released_to_its_place(store: Store) -> None:
+    parent, [child] = await given_flow(store, priority=2)
+    behind, before = await given(store, priority=3), await given(store, priority=1)
+
+    await store.remove([child])
+
+    assert refs(await claim_all(store)) == [before, parent, behind]
+
+
+async def test_a_parent_with_a_delay_begins_to_serve_it_once_its_last_child_has_gone(store: Store) -> None:
+    parent, [child] = await given_flow(store, delay=60)
+    await advance(store, 90_000)
+
+    await store.remove([child])
+
+    assert (await record_of(store, parent)).due_at_ms == now_ms(store) + 60_000
+
+
+async def test_what_a_removed_child_had_completed_with_stays_with_its_parent(store: Store) -> None:
+    parent, [child, _] = await given_flow(store, children=2)
+    await complete(store, await claim_one(store, "images"), '"thumb.png"')
+
+    assert await store.remove([child]) == [Answer.DONE]
+
+    assert await state_of(store, parent) is State.WAITING_CHILDREN
+    assert ("completed", '"thumb.png"') in [(one.state, one.result) for one in await store.children(parent)]

@@ -17,6 +17,7 @@ from conformance.given import (
     history_of,
     record_of,
     refs,
+    stall,
     state_of,
     told,
 )
@@ -194,3 +195,14 @@ async def test_retry_tells_waiting_and_from_where(store: Store) -> None:
 
     assert (await told(store))[-1] == ("waiting", {"prev": "failed"})
     assert (await told(store, "images"))[-1] == ("waiting", {"prev": "completed"})
+
+
+async def test_a_count_of_attempts_that_begins_anew_forgets_the_stalls(store: Store) -> None:
+    await given_active(store)
+    await stall(store)
+    await fail(store, await claim_one(store))
+    [ref] = [record.ref for record in (await store.find("email", State.FAILED)).items]
+
+    await store.retry([ref], reset_attempts=True)
+
+    assert (await claim_one(store)).stalled == 0

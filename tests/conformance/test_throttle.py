@@ -10,6 +10,8 @@ from conformance.given import (
     complete,
     given,
     given_active,
+    given_many,
+    given_settings,
     now_ms,
     rest,
     state_of,
@@ -102,3 +104,24 @@ async def test_a_throttle_can_be_seen_among_the_settings(store: Store) -> None:
     await store.throttle(QUEUE, 60_000)
 
     assert (await store.settings(QUEUE)).limited_until_ms == now_ms(store) + 60_000
+
+
+async def test_a_throttle_takes_the_place_of_the_one_before(store: Store) -> None:
+    await given(store)
+    await store.throttle(QUEUE, 60_000)
+
+    await store.throttle(QUEUE, 1_000)
+
+    assert (await claim(store)).idle == {QUEUE: Idle("limited", now_ms(store) + 1_000)}
+
+
+async def test_a_throttle_does_not_cut_short_a_limit_that_was_reached(store: Store) -> None:
+    await given_settings(store, rate_limit=RateLimit(1, per=60))
+    await given_many(store, 2)
+    await claim_one(store)
+    until_ms = now_ms(store) + 60_000
+
+    await store.throttle(QUEUE, 1_000)
+    await advance(store, 1_000)
+
+    assert (await claim(store)).idle == {QUEUE: Idle("limited", until_ms)}

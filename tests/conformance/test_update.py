@@ -191,3 +191,24 @@ async def test_a_new_delay_and_new_progress_are_told_and_the_rest_is_not(store: 
         ("delayed", {"due_at_ms": str(now_ms(store) + 5_000)}),
         ("progress", {"data": "1"}),
     ]
+
+
+async def test_a_log_that_is_cleared_and_written_at_once_has_the_new_lines(store: Store) -> None:
+    ref = await given(store)
+    await update(store, Update(ref, logs=("one", "two")))
+
+    await update(store, Update(ref, clear_logs=1, logs=("three",)))
+
+    assert (await store.logs(ref)).lines == ("two", "three")
+
+
+async def test_many_jobs_are_changed_at_once_each_in_its_way(store: Store) -> None:
+    first, second = await given_many(store, 2)
+
+    await store.update([Update(second, priority=1, logs=("moved",)), Update(first, data="1")])
+
+    assert [(record.state, record.data) for record in [await record_of(store, ref) for ref in (first, second)]] == [
+        (State.WAITING, "1"),
+        (State.PRIORITIZED, "{}"),
+    ]
+    assert ((await store.logs(first)).lines, (await store.logs(second)).lines) == ((), ("moved",))

@@ -145,5 +145,5 @@ def test_every_variable_and_key_of_settings_is_described() -> None:
     assert [variable for variable in _variables() if f"`{variable}" not in text] == []
     assert keys == {"url", "prefix", "env", "app"} | {
         name.replace("_", "-")
-        for name in ("enable_workers", "enable_scheduler", "worker_concurrency", "log_format", "log_level")
+        for name in ("enable_workers", "enable_scheduler", "worker_concurrency", "strict", "log_format", "log_level")
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from toril.errors import ConfigError
+from toril.places import connect
 from toril.settings import Settings, mask_text, mask_url
 
 
@@ -47,6 +48,27 @@ def test_the_first_variable_that_says_something_names_the_store(
     settings = load(tmp_path, environ)
 
     assert (settings.url, settings.origins["url"], settings.implicit) == (url, origin, False)
+
+
+@pytest.mark.parametrize(
+    ("environ", "place"),
+    [
+        ({"REDIS_URL": "redis://:secret@h:6380/1"}, "redis://h:6380/1"),
+        ({"UPSTASH_REDIS_URL": "rediss://default:secret@h.example:6379"}, "rediss://h.example:6379"),
+        ({"REDIS_HOST": "h", "REDIS_PASSWORD": "secret", "REDIS_TLS": "true"}, "rediss://h"),
+        ({"REDIS_HOST": "::1", "REDIS_PORT": "6380"}, "redis://[::1]:6380"),
+        ({"TORIL_URL": "unix:///run/redis.sock?db=2"}, "unix:///run/redis.sock"),
+        (
+            {"TORIL_URL": "redis+sentinel://:secret@a:26379,b:26379/mymaster/0?timeout=2"},
+            "redis+sentinel://a:26379,b:26379/mymaster/0",
+        ),
+        ({"REDIS_URL": "redis+cluster://a:7000,b:7001?shard=queue"}, "redis+cluster://a:7000,b:7001"),
+    ],
+)
+def test_whatever_names_a_redis_opens_a_store_on_it(environ: dict[str, str], place: str, tmp_path: Path) -> None:
+    store = connect(load(tmp_path, environ).require_url())
+
+    assert (store.kind, store.place) == ("redis", place)
 
 
 def test_an_argument_is_stronger_than_every_variable(tmp_path: Path) -> None:
@@ -251,6 +273,13 @@ def test_a_concurrency_that_cannot_be_is_refused(environ: dict[str, str], declar
         ("postgresql://ada@h/shop?sslpassword=hunter2&sslmode=require", None),
         ("https://h/?api_key=hunter2&access-token=hunter2", None),
         ("host=h user=ada password='hunter2 hunter2'", "host=h user=ada password=***"),
+        ("unix://hunter2@/run/redis.sock?db=1", "unix://***@/run/redis.sock?db=1"),
+        ("redis+cluster://hunter2@a:7000,b:7001", "redis+cluster://***@a:7000,b:7001"),
+        ("redis+cluster://:hunter2,x?y@a:7000,b:7001", "redis+cluster://***"),
+        (
+            "redis+sentinel://ada:hunter2@a:1,b:2/mymaster/0?sentinel_password=hunter2&timeout=2",
+            "redis+sentinel://ada:***@a:1,b:2/mymaster/0?sentinel_password=***&timeout=2",
+        ),
     ],
 )
 def test_a_url_is_shown_without_what_is_secret_in_it(url: str, shown: str | None) -> None:
@@ -263,6 +292,9 @@ def test_a_url_is_shown_without_what_is_secret_in_it(url: str, shown: str | None
     "url",
     [
         "redis://localhost:6379/0",
+        "redis+sentinel://a:26379,b:26379/mymaster/0",
+        "redis+cluster://a,b:7001,[::1]:7002?shard=queue",
+        "unix:///run/redis.sock?db=1",
         "sqlite:////srv/a@b:c.db?durability=full",
         "sqlite://:memory:",
         "postgresql://ada@h/shop",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 Dump = dict[str, Any]
 Ask = Callable[..., Awaitable[Any]]
@@ -15,28 +14,25 @@ T0 = 1_700_000_000_000
 FAR_MS = 1_000_000_000_000
 """How far ahead of the turned clock its keys expire."""
 
+ANYTHING = "(anything)"
+NOTHING = "(nothing)"
+"""What stands in a row for any value, and for a value that is not there."""
+
 _MOMENT = re.compile(r"<T0([+-]\d+)?>")
 _SCORE = re.compile(r"<\(T0([+-]\d+)?\)\*4096(?:\+(\d+))?>")
 _JSON_FIELDS = ("data", "opts", "parent", "returnvalue", "stacktrace", "progress")
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One thing that Toril writes otherwise than Node. `key` and `path` are patterns; None is what is not there."""
+class Deviation(NamedTuple):
+    """A place where two keyspaces differ. `path` leads into the key."""
 
     key: str
     path: str
     ours: Any
     theirs: Any
-    why: str
 
-    def covers(self, key: str, path: str, ours: Any, theirs: Any) -> bool:
-        if not re.fullmatch(self.key, key) or not re.fullmatch(self.path, path):
-            return False
-        return self.ours in (ours, ANYTHING) and self.theirs in (theirs, ANYTHING)
-
-
-ANYTHING = "(anything)"
+    def __str__(self) -> str:
+        return f"{self.key} {self.path}: ours {self.ours!r}, theirs {self.theirs!r}"
 
 
 def with_moments(text: str) -> str:
@@ -49,21 +45,24 @@ def expected(dump: Dump) -> tuple[Dump, list[Dump]]:
     """Keys and events of a golden dump or snapshot, as `taken` would give them."""
     keys: Dump = {}
     for key, entry in dump["keys"].items():
-        value = entry["value"]
-        if entry["type"] == "hash":
-            value = {name: _field(name, with_moments(text)) for name, text in value.items()}
-        elif entry["type"] == "zset":
-            value = [[member, float(with_moments(score))] for member, score in value]
-        elif entry["type"] == "string":
-            value = with_moments(value)
-        keys[key] = {"type": entry["type"], "value": value}
+        keys[with_moments(key)] = {"type": entry["type"], "value": _expected_value(entry["type"], entry["value"])}
         if "ttl" in entry:
-            keys[key]["ttl"] = int(entry["ttl"].removeprefix("<= "))
+            keys[with_moments(key)]["ttl"] = int(entry["ttl"].removeprefix("<= "))
     events = [
         {"stream": entry["stream"], "fields": {name: with_moments(text) for name, text in entry["fields"].items()}}
         for entry in dump["events"]
     ]
     return keys, events
+
+
+def _expected_value(kind: str, value: Any) -> Any:
+    if kind == "hash":
+        return {name: _field(name, with_moments(text)) for name, text in value.items()}
+    if kind == "zset":
+        return [[with_moments(member), float(with_moments(score))] for member, score in value]
+    if kind in ("list", "set"):
+        return [with_moments(member) for member in value]
+    return with_moments(value) if kind == "string" else value
 
 
 async def taken(ask: Ask, now_ms: int) -> tuple[Dump, list[Dump]]:
@@ -108,20 +107,20 @@ def _field(name: str, text: str) -> Any:
     return json.loads(text) if name in _JSON_FIELDS else text
 
 
-def differences(ours: Dump, theirs: Dump) -> Iterator[tuple[str, str, Any, Any]]:
-    """Each place where two keyspaces differ: key, path inside it, ours, theirs. None is what is not there."""
+def deviations(ours: Dump, theirs: Dump) -> Iterator[Deviation]:
+    """Each place where two keyspaces differ."""
     for key in sorted(ours.keys() | theirs.keys()):
         if key in ours and key in theirs:
             yield from _inside(key, "", ours[key], theirs[key])
         else:
-            yield key, "", ours.get(key), theirs.get(key)
+            yield Deviation(key, "", ours.get(key, NOTHING), theirs.get(key, NOTHING))
 
 
-def _inside(key: str, path: str, ours: Any, theirs: Any) -> Iterator[tuple[str, str, Any, Any]]:
+def _inside(key: str, path: str, ours: Any, theirs: Any) -> Iterator[Deviation]:
     if not isinstance(ours, dict) or not isinstance(theirs, dict):
         if ours != theirs:
-            yield key, path, ours, theirs
+            yield Deviation(key, path, ours, theirs)
         return
     mine, other = cast(Dump, ours), cast(Dump, theirs)
     for name in sorted(mine.keys() | other.keys()):
-        yield from _inside(key, f"{path}/{name}", mine.get(name), other.get(name))
+        yield from _inside(key, f"{path}/{name}", mine.get(name, NOTHING), other.get(name, NOTHING))

@@ -24,7 +24,6 @@ from conformance.given import (
     given,
     given_active,
     given_completed,
-    given_flow,
     known,
     new_job,
     ref_of,
@@ -237,15 +236,6 @@ async def test_a_job_one_of_whose_children_has_failed_cannot_complete(store: Sto
 
     assert [refusal.ref for refusal in settled.refused] == [one.ref]
     await fail(store, one)
-
-
-async def test_a_failed_child_without_a_policy_is_told_as_failed(store: Store) -> None:
-    parent, [child] = await given_flow(store, policy=ChildPolicy.WAIT)
-    await fail(store, await claim_one(store, "images"), "no disk")
-
-    [told] = await store.children(parent)
-
-    assert (told.ref, told.state, told.reason) == (child, "failed", "no disk")
 
 
 # ------------------------------------------------------------------ wishes

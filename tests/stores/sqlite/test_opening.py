@@ -160,7 +160,7 @@ def test_a_network_file_system_is_refused(path: Path, monkeypatch: pytest.Monkey
 def test_a_sqlite_that_is_too_old_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
 
-    assert "Toril needs SQLite 3.35 or newer" in refusal(path)
+    assert "Toril needs SQLite 3.38 or newer" in refusal(path)
 
 
 @pytest.fixture

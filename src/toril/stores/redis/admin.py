@@ -51,16 +51,26 @@ class RedisAdmin(Calls):
         )
 
     async def remove(self, refs: Sequence[JobRef]) -> list[Answer]:
-        return await self._answers("remove", refs, limit=PIECE)
+        answers: list[Answer] = []
+        begun = 0
+        while len(answers) < len(refs):
+            places, piece = self._piece(refs[len(answers) :])
+            words, begun = await self._run("remove", places, limit=PIECE, begun=begun, refs=piece)
+            answers += map(Answer, words)
+        return answers
 
     async def _answers(self, verb: str, refs: Sequence[JobRef], **values: Any) -> list[Answer]:
-        """What became of each job. A script answers for as many of them as it got round to."""
+        """What became of each job."""
         answers: list[Answer] = []
         while len(answers) < len(refs):
-            places = Places(self._keys)
-            piece = [RefRow(places.of(ref.queue), ref.id) for ref in refs[len(answers) :][:PIECE]]
+            places, piece = self._piece(refs[len(answers) :])
             answers += map(Answer, await self._run(verb, places, refs=piece, **values))
         return answers
+
+    def _piece(self, refs: Sequence[JobRef]) -> tuple[Places, list[RefRow]]:
+        """As many of the jobs as one call takes."""
+        places = Places(self._keys)
+        return places, [RefRow(places.of(ref.queue), ref.id) for ref in refs[:PIECE]]
 
     async def update(self, updates: Sequence[Update]) -> list[Answer]:
         answers: list[Answer] = []

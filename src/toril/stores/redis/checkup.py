@@ -34,6 +34,9 @@ FAMILIAR: Final = ("", "bullmq", "toril")
 
 LISTS: Final = ("wait", "paused", "active")
 SETS: Final = ("prioritized", "delayed", "waiting-children", "completed", "failed")
+NEEDED: Final = frozenset({"meta", "events", "marker", "wait", "prioritized", "delayed"})
+"""Where mending writes: a queue in which one of these is of a wrong kind is left as it is."""
+
 PARTS_OF_JOBS: Final = ("lock", "logs", "dependencies", "processed", "failed", "unsuccessful")
 TEXTS: Final = ("data", "opts", "progress", "parent")
 OBJECTS: Final = ("opts", "parent")
@@ -176,6 +179,8 @@ class RedisCheckup(RedisPresence):
 
     async def _look_at_queue(self, queue: _Queue, mend: bool, *, attended: bool) -> None:
         await self._look_at_settings(queue, mend)
+        if mend and queue.unsound & NEEDED:
+            return
         apart = 0
         for name in LISTS:
             async for ids in self._pieces(queue, name, mend):
@@ -269,7 +274,7 @@ class RedisCheckup(RedisPresence):
 
     async def _without_marker(self, queue: _Queue, seen: str = "", mend: bool = False) -> str:
         """The next job of a queue, when no marker wakes a worker for it; `seen`: only if it was that one before."""
-        if queue.unsound & {"meta", "wait", "prioritized", "marker"}:
+        if queue.unsound & NEEDED:
             return ""
         found = str(await self._run("check_marker", self._place(queue.name), mend=int(mend), id=seen))
         return found if found == (seen or found) else ""

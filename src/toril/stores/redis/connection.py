@@ -12,9 +12,9 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from toril.clock import Clock
 from toril.errors import StoreDamaged, StoreError, StoreUnavailable, UnsupportedStore
@@ -29,12 +29,15 @@ except ImportError:  # pragma: no cover
     raise UnsupportedStore(
         "a store on Redis needs redis-py and hiredis: install them with `pip install 'toril[redis]'`"
     ) from None
-from toril.stores.redis.scripts import Argument, Script, script
+from toril.stores.redis.scripts import Argument, script
+
+T = TypeVar("T")
 
 OFFSET_LIFE_S: Final = 60.0
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 1.0
 UNBLOCK_S: Final = 1.0
+SCANNED_AT_ONCE: Final = 1000
 OLDEST: Final[tuple[int, int]] = (6, 2)
 
 AWAY: Final = (Broken, Refused, exceptions.RedisError, OSError, TimeoutError)
@@ -60,7 +63,7 @@ class Door:
         self._opening: asyncio.Task[Line] | None = None
         self._pause_s = 0.0
         self.line: Line | None = None
-        self.version = OLDEST
+        self.version: tuple[int, int] = OLDEST
 
     @property
     def flagged(self) -> bool:
@@ -110,6 +113,7 @@ class _Here:
     doors: dict[str, Door] = field(default_factory=dict[str, Door])
     bells: dict[str, list[Bell]] = field(default_factory=dict[str, "list[Bell]"])
     held: dict[str, Line] = field(default_factory=dict[str, Line])
+    holding: asyncio.Lock = field(default_factory=asyncio.Lock)
     offset_ms: int = 0
     measured_at_s: float | None = None
 
@@ -153,24 +157,20 @@ class Connections:
             StoreUnavailable: the server cannot be reached or written; the script may have run.
             StoreDamaged: a key is not of the kind that it should be.
         """
-        here = self._here()
-        until_s = time.monotonic() + self._timeout_s
-        told = False
-        while True:
-            door = await self._door(here, keys[0] if keys else "", until_s)
+
+        async def ask(door: Door, line: Line) -> Any:
+            loaded = script(name, turned=self._clock.turned, flagged=door.flagged)
+            arguments = loaded.arguments(keys, values)
+            if "again" in values:
+                values["again"] = 1  # should the answer be lost
             try:
-                line = door.line if door.line is not None and door.line.broken is None else None
-                line = line or await door.open(until_s - time.monotonic())
-                loaded = script(name, turned=self._clock.turned, flagged=door.flagged)
-                return await line.call(_words(loaded, keys, values, told))
+                return await line.call(("EVALSHA", loaded.sha, *arguments))
             except Refused as error:
-                told = error.code == "NOSCRIPT"
-                if not told:
-                    await self._await_better(here, door, error, until_s)
-            except AWAY as error:
-                await self._await_better(here, door, error, until_s)
-                if "again" in values:
-                    values["again"] = 1
+                if error.code != "NOSCRIPT":
+                    raise
+            return await line.call(("EVAL", loaded.text, *arguments))
+
+        return await self._through(keys[0] if keys else "", ask)
 
     async def command(self, *words: Word, key: str | None = None, repeatable: bool = True) -> Any:
         """The answer of one command, asked of the server that holds `key` (by default its first argument).
@@ -179,17 +179,11 @@ class Connections:
             StoreUnavailable: the server cannot be reached or written. One that is not `repeatable` may have been done.
             StoreDamaged: a key is not of the kind that it should be.
         """
-        here = self._here()
-        until_s = time.monotonic() + self._timeout_s
-        while True:
-            door = await self._door(here, str(words[1]) if key is None else key, until_s)
-            try:
-                line = await door.open(until_s - time.monotonic())
-                return await line.call(words)
-            except AWAY as error:
-                if not repeatable and isinstance(error, Broken):
-                    raise self._unavailable(error) from error
-                await self._await_better(here, door, error, until_s)
+
+        async def ask(_: Door, line: Line) -> Any:
+            return await line.call(words)
+
+        return await self._through(str(words[1]) if key is None else key, ask, repeatable=repeatable)
 
     async def confirm(self, name: str, keys: Sequence[str], confirm: Confirm, /, **values: Argument) -> tuple[Any, str]:
         """The answer of a script, and what is still missing of what was to be confirmed: a reason, or nothing.
@@ -200,34 +194,69 @@ class Connections:
             StoreUnavailable: the server cannot be reached or written; the script may have run.
             UnsupportedStore: the server cannot confirm that. Nothing has run.
         """
+
+        async def ask(door: Door, line: Line) -> tuple[Any, str]:
+            if confirm.aof and door.version < (7, 2):
+                raise UnsupportedStore(f"{self.place} is older than Redis 7.2, which wait_aof needs: leave it out")
+            loaded = script(name, turned=self._clock.turned, flagged=door.flagged)
+            answer = line.call(
+                ("EVAL", loaded.text, *loaded.arguments(keys, values))
+            )  # with its text: should the server not know it, WAIT would wait for nothing
+            wait = line.call(_wait(confirm), confirm.within_ms / 1000 + self._timeout_s)
+            wait.add_done_callback(_seen)
+            return await answer, await _doubt(confirm, wait)
+
+        return await self._through(keys[0], ask, purpose="confirm ")
+
+    async def scan(self, pattern: str) -> AsyncGenerator[list[str], None]:
+        """The keys that fit a pattern, some at a time, of all servers that hold keys; one may come twice.
+
+        Raises:
+            StoreUnavailable: a server cannot be reached.
+        """
+        try:
+            nodes = await self._here().servers.nodes()
+        except AWAY as error:
+            raise self._unavailable(error) from error
+        for node in nodes:
+            cursor = ""
+            while cursor != "0":
+                words = ("SCAN", cursor or "0", "MATCH", pattern, "COUNT", SCANNED_AT_ONCE)
+
+                async def ask(_: Door, line: Line, words: Sequence[Word] = words) -> Any:
+                    return await line.call(words)
+
+                cursor, page = await self._through("", ask, node=node)
+                yield page
+
+    async def _through(
+        self,
+        key: str,
+        ask: Callable[[Door, Line], Awaitable[T]],
+        *,
+        node: str | None = None,
+        purpose: str = "",
+        repeatable: bool = True,
+    ) -> T:
+        """What is answered to a question to the server that holds `key`, or to this node; asked again while that may help."""
         here = self._here()
         until_s = time.monotonic() + self._timeout_s
-        told = False
         while True:
-            door = await self._door(here, keys[0], until_s, purpose="confirm ")
+            place = node
+            if place is None:
+                place = await self._node(here, key, until_s) if here.servers.clustered else ""
+            door = here.doors.get(purpose + place)
+            if door is None:
+                door = here.doors[purpose + place] = Door(here.servers, place, self._timeout_s)
             try:
-                line = await door.open(until_s - time.monotonic())
-                if confirm.aof and door.version < (7, 2):
-                    raise UnsupportedStore(f"{self.place} is older than Redis 7.2, which wait_aof needs: leave it out")
-                loaded = script(name, turned=self._clock.turned, flagged=door.flagged)
-                answer = line.call(_words(loaded, keys, values, told))
-                wait = line.call(_wait(confirm), confirm.within_ms / 1000 + self._timeout_s)
-                wait.add_done_callback(_seen)
-                return await answer, await _doubt(confirm, wait)
-            except Refused as error:
-                told = error.code == "NOSCRIPT"
-                if not told:
-                    await self._await_better(here, door, error, until_s)
+                line = door.line
+                if line is None or line.broken is not None:
+                    line = await door.open(until_s - time.monotonic())
+                return await ask(door, line)
             except AWAY as error:
+                if not repeatable and isinstance(error, Broken):
+                    raise self._unavailable(error) from error
                 await self._await_better(here, door, error, until_s)
-
-    async def _door(self, here: _Here, key: str, until_s: float, purpose: str = "") -> Door:
-        """The way to the server that holds a key."""
-        node = "" if not here.servers.clustered else await self._node(here, key, until_s)
-        door = here.doors.get(purpose + node)
-        if door is None:
-            door = here.doors[purpose + node] = Door(here.servers, node, self._timeout_s)
-        return door
 
     async def _node(self, here: _Here, key: str, until_s: float) -> str:
         pause_s = FIRST_PAUSE_S
@@ -301,13 +330,20 @@ class Connections:
         node = await here.servers.node_of(key)
         line = await Line.open(await here.servers.connection(node), self._timeout_s)
         try:
-            number = int(await line.call(("CLIENT", "ID")))
+            number = await _number(line)
             if name:
                 await _set_name(line, name)
         except BaseException:
             line.close()
             raise
         return Bell(self, line, number, key)
+
+    def hang_up(self, worker: str) -> None:
+        """Close the connections on which a worker has waited; with a slot for each queue, there are several."""
+        bells = self._here().bells
+        for known in [known for known in bells if known == worker or known.startswith(f"{worker} ")]:
+            for bell in bells.pop(known):
+                bell.line.close()
 
     async def hold(self, names: Sequence[str]) -> None:
         """Keep just these idle connections open, each going by its name in the server's list of clients.
@@ -316,15 +352,13 @@ class Connections:
             StoreUnavailable: the server cannot be reached.
         """
         here = self._here()
-        for name in [name for name, line in here.held.items() if name not in names or line.broken]:
-            here.held.pop(name).close()
-        for name in names:
-            if name not in here.held:
+        async with here.holding:
+            for name in [name for name, line in here.held.items() if name not in names or line.broken]:
+                here.held.pop(name).close()
+            for name in [name for name in names if name not in here.held]:
                 try:
-                    line = await Line.open(
-                        await here.servers.connection(await here.servers.node_of(name)), self._timeout_s
-                    )
-                    here.held[name] = line
+                    node = await here.servers.node_of(name)
+                    line = here.held[name] = await Line.open(await here.servers.connection(node), self._timeout_s)
                     await _set_name(line, name)
                 except AWAY as error:
                     raise self._unavailable(error) from error
@@ -360,7 +394,7 @@ class Connections:
 class Bell:
     """One connection that blocks until something is there to take."""
 
-    def __init__(self, connections: Connections, line: Line, number: int, key: str) -> None:
+    def __init__(self, connections: Connections, line: Line, number: int | None, key: str) -> None:
         self._connections = connections
         self._number = number
         self._key = key
@@ -380,18 +414,15 @@ class Bell:
 
     async def stop(self, answer: asyncio.Future[Any]) -> Any:
         """End a `block` early and say what it brought; a connection that does not answer is closed."""
+        if self._number is None:
+            self.line.close()
+            return None
         try:
             await self._connections.command("CLIENT", "UNBLOCK", self._number, key=self._key)
             return await asyncio.wait_for(asyncio.shield(answer), UNBLOCK_S)
         except (StoreError, *AWAY):
             self.line.close()
             return None
-
-
-def _words(loaded: Script, keys: Sequence[str], values: dict[str, Argument], told: bool) -> list[Word]:
-    """The command that runs a script; with its whole text for a server that does not know it."""
-    arguments = loaded.arguments(keys, values)
-    return ["EVAL", loaded.text, *arguments] if told else ["EVALSHA", loaded.sha, *arguments]
 
 
 def _wait(confirm: Confirm) -> tuple[Word, ...]:
@@ -427,6 +458,14 @@ async def _version(line: Line) -> tuple[int, int]:
     version = next(line for line in told.splitlines() if line.startswith("redis_version:"))
     major, minor, *_ = version.partition(":")[2].split(".")
     return int(major), int(minor)
+
+
+async def _number(line: Line) -> int | None:
+    """What the server calls the connection; None where it may not be asked."""
+    try:
+        return int(await line.call(("CLIENT", "ID")))
+    except Refused:
+        return None
 
 
 async def _set_name(line: Line, name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -23,9 +22,10 @@ from toril.model import (
     Wanted,
     Woken,
 )
-from toril.stores.redis.calls import Calls, QueueRow
+from toril.stores.redis.calls import QueueRow
 from toril.stores.redis.connection import Bell
 from toril.stores.redis.keys import Places
+from toril.stores.redis.presence import RedisPresence
 from toril.stores.redis.wire import records
 from toril.stores.redis.wire.rows import SettledRows
 
@@ -65,7 +65,7 @@ class _Line(NamedTuple):
     text: str
 
 
-class RedisConsumer(Calls):
+class RedisConsumer(RedisPresence):
     """`claim`, `settle`, `report`, `extend`, `recover`, `wait`."""
 
     async def claim(self, wanted: Wanted) -> Claimed:
@@ -162,7 +162,7 @@ class RedisConsumer(Calls):
     async def wait(self, worker: str, queues: Sequence[str], until_ms: int | None) -> Woken:
         markers = {self._keys.base(queue) + "marker": queue for queue in queues}
         first = next(iter(markers))
-        async with self._connections.bell(worker, self._client_name(worker, queues), first) as bell:
+        async with self._connections.bell(worker, self._bell_name(worker, queues), first) as bell:
             while until_ms is None or self._clock.now_ms() < until_ms:
                 marker = await self._pop(bell, list(markers), until_ms)
                 if marker is not None:
@@ -198,11 +198,6 @@ class RedisConsumer(Calls):
         answer = await bell.stop(popping)
         if answer is not None:
             await self._connections.command("ZADD", str(answer[0]), 0, "0")
-
-    def _client_name(self, worker: str, queues: Sequence[str]) -> str:
-        """What BullMQ lists workers by. A connection has one name, so it is that of the first queue."""
-        queue = base64.b64encode(queues[0].encode()).decode()
-        return f"{self._keys.prefix}:{queue}:w:{worker}"
 
 
 def _slot(slots: Slots, places: Places) -> _Slot:

@@ -70,14 +70,10 @@ class RedisInspector(Calls):
         return [_summary(name, answer, now_ms) for name, answer in zip(names, answers, strict=True)]
 
     async def _queues(self) -> list[str]:
-        pattern = f"{literal(self._keys.prefix)}:*:meta"
         found: set[str] = set()
-        cursor = "0"
-        while True:
-            cursor, page = await self._connections.command("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
-            found.update(key.removeprefix(f"{self._keys.prefix}:").removesuffix(":meta") for key in page)
-            if cursor in ("0", 0):
-                return sorted(name for name in found if name and ":" not in name)
+        async for page in self._connections.scan(f"{literal(self._keys.prefix)}:*:meta"):
+            found.update(self._keys.queue_of(key.removesuffix(":meta")) for key in page)
+        return sorted(name for name in found if name and ":" not in name)
 
     async def series(self, queue: str, state: State, *, limit: int = 1440) -> Series:
         if state not in FINISHED:

@@ -24,7 +24,6 @@ from toril.stores.redis.line import Refused
 
 log = logging.getLogger(__name__)
 
-SCANNED_AT_ONCE: Final = 1000
 REMEMBERED_MS: Final = DAY_MS
 """For how long the connections of a worker that fell silent are known to be ours."""
 
@@ -67,6 +66,8 @@ class RedisPresence(Calls):
         told = {"id": worker.id, "ttl_ms": ttl_ms, "remember_ms": REMEMBERED_MS}
         await asyncio.gather(*(self._run("announce", self._place(queue), info=said, **told) for queue, said in says))
         await self._show(worker, gone)
+        if gone:
+            self._connections.hang_up(worker.id)
 
     async def workers(self) -> list[WorkerInfo]:
         answers = await asyncio.gather(*(self._run("workers", self._place(queue)) for queue in await self._attended()))
@@ -172,15 +173,9 @@ class RedisPresence(Calls):
                 return None
             raise
 
-    async def _pages(self, pattern: str) -> AsyncGenerator[list[str], None]:
+    def _pages(self, pattern: str) -> AsyncGenerator[list[str], None]:
         """The keys under the prefix that fit a pattern, some at a time; one may come twice."""
-        words = ("MATCH", f"{literal(self._keys.prefix)}:{pattern}", "COUNT", SCANNED_AT_ONCE)
-        cursor = "0"
-        while True:
-            cursor, page = await self._connections.command("SCAN", cursor, *words, key=self._anywhere)
-            yield page
-            if cursor == "0":
-                return
+        return self._connections.scan(f"{literal(self._keys.prefix)}:{pattern}")
 
     @property
     def _anywhere(self) -> str:

@@ -6,7 +6,7 @@ redis-py knows how to find and open them; here is only which of its parts to ask
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
@@ -58,16 +58,12 @@ class Servers(Protocol):
 
 
 class One:
-    """One server, or the master of a Sentinel group: redis-py's pool knows how to reach it.
-
-    `sentinels` are the clients by which it asks who the master is.
-    """
+    """One server: redis-py's pool knows how to reach it."""
 
     clustered = False
 
-    def __init__(self, pool: Any, place: str, sentinels: Sequence[Any] = ()) -> None:
+    def __init__(self, pool: Any, place: str) -> None:
         self._pool = pool
-        self._sentinels = sentinels
         self.place = place
 
     async def connection(self, node: str) -> Any:
@@ -80,11 +76,34 @@ class One:
         return [""]
 
     async def look_again(self) -> None:
-        """Nothing is remembered: a Sentinel is asked for each connection."""
+        """There is no other."""
 
     async def close(self) -> None:
-        for sentinel in self._sentinels:
-            await sentinel.aclose()
+        """Nothing was taken."""
+
+
+class Master(One):
+    """The master of a group of servers, which Sentinels watch over; they are asked for each connection."""
+
+    def __init__(self, pool: Any, place: str) -> None:
+        super().__init__(pool, place)
+        theirs = pool.sentinel_manager
+        hosts = [sentinel.connection_pool.connection_kwargs for sentinel in theirs.sentinels]
+        # Sentinels of our own, since those of a client belong to its loop.
+        self._sentinel = type(theirs)(
+            [(host["host"], host["port"]) for host in hosts], theirs.min_other_sentinels, theirs.sentinel_kwargs
+        )
+
+    async def connection(self, node: str) -> Any:
+        try:
+            host, port = await self._sentinel.discover_master(self._pool.service_name)
+        finally:
+            for sentinel in self._sentinel.sentinels:  # nobody says when a loop ends, so nothing is left open
+                await sentinel.connection_pool.disconnect(inuse_connections=False)
+        settings = {**self._pool.connection_kwargs, "host": host, "port": port}
+        del settings["connection_pool"]
+        tls = issubclass(self._pool.connection_class, aioredis.SSLConnection)
+        return (aioredis.SSLConnection if tls else aioredis.Connection)(**settings)
 
 
 class Cluster:
@@ -128,15 +147,16 @@ class Cluster:
                 if "not enabled" in str(error):
                     raise UnsupportedStore(f"{self.place} is not a cluster: name it as redis://host:port") from error
                 raise exceptions.ConnectionError(str(error)) from error
+            finally:
+                for nodes in ("nodes_cache", "startup_nodes"):  # nobody says when a loop ends, so nothing is left open
+                    await self._topology.aclose(nodes)
             self._known = True
 
     async def look_again(self) -> None:
         self._known = False
 
     async def close(self) -> None:
-        self._known = False
-        await self._topology.aclose()
-        await self._topology.aclose("startup_nodes")
+        """Nothing was left open."""
 
 
 def servers(source: Source, timeout_s: float) -> Servers:
@@ -162,7 +182,9 @@ def _of_client(client: Any) -> Servers:
     pool = client.connection_pool
     settings: Mapping[str, Any] = pool.connection_kwargs
     where = settings.get("path") or f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
-    return One(pool, f"redis://{getattr(pool, 'service_name', where)}")
+    if hasattr(pool, "sentinel_manager"):
+        return Master(pool, f"redis+sentinel://{pool.service_name}")
+    return One(pool, f"redis://{where}")
 
 
 def _another(topology: Any) -> Any:
@@ -182,7 +204,7 @@ def _of_url(url: str, timeout_s: float) -> Servers:
     }
     parts = urlsplit(url)
     if parts.scheme in SENTINELS:
-        return _of_sentinels(url, defaults)
+        return Master(_sentinel_pool(url, defaults), place_of(url))
     if parts.scheme in CLUSTERS:
         return Cluster(_topology(url, defaults), place_of(url))
     pool = cast("Any", aioredis.ConnectionPool).from_url(url, **defaults)
@@ -190,7 +212,7 @@ def _of_url(url: str, timeout_s: float) -> Servers:
     return One(pool, place_of(url))
 
 
-def _of_sentinels(url: str, defaults: _Settings) -> One:
+def _sentinel_pool(url: str, defaults: _Settings) -> Any:
     """`redis+sentinel://user:password@host:port,host:port/service/db?sentinel_password=…`"""
     parts = urlsplit(url)
     service, _, db = parts.path.strip("/").partition("/")
@@ -200,10 +222,11 @@ def _of_sentinels(url: str, defaults: _Settings) -> One:
     sentinel: _Settings = {
         name.removeprefix("sentinel_"): settings.pop(name) for name in list(settings) if name.startswith("sentinel_")
     }
-    ask = cast("Any", Sentinel)(_hosts(parts.netloc, 26379), sentinel_kwargs={**defaults, **sentinel}, **settings)
+    asking = {**defaults, "socket_timeout": defaults["socket_connect_timeout"], **sentinel}
+    ask = cast("Any", Sentinel)(_hosts(parts.netloc, 26379), sentinel_kwargs=asking, **settings)
     pool = ask.master_for(service, ssl=parts.scheme.startswith("rediss")).connection_pool
     pool.make_connection()
-    return One(pool, place_of(url), ask.sentinels)
+    return pool
 
 
 def _topology(url: str, defaults: _Settings) -> Any:

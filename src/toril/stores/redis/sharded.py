@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from toril.clock import reached
-from toril.errors import CrossSlot
+from toril.errors import CrossSlot, StoreUnavailable, TorilError
 from toril.model import (
     Answer,
     Claim,
@@ -39,12 +38,27 @@ class ShardedRedisStore(RedisStore):
     """A store whose queues lie in several slots. A unit lies in one, or is refused."""
 
     async def add(self, units: Sequence[Unit]) -> list[Receipt]:
-        refused = {place: refusal for place, unit in enumerate(units) if (refusal := _crossing(unit)) is not None}
+        """Store units. When the nodes of some cannot be reached, these are refused with `StoreUnavailable`, and the others stand.
+
+        Raises:
+            StoreUnavailable: no node that was needed can be reached.
+        """
+        add, away = super().add, list[StoreUnavailable]()
+
+        async def add_to_one(units: Sequence[Unit]) -> list[Receipt]:
+            try:
+                return await add(units)
+            except StoreUnavailable as error:
+                away.append(error)
+                return [_refused(unit, error) for unit in units]
+
+        refused = {place: receipt for place, unit in enumerate(units) if (receipt := _crossing(unit)) is not None}
         sound = [unit for place, unit in enumerate(units) if place not in refused]
-        receipts = iter(await self._each(sound, lambda unit: unit.jobs[0].queue, super().add))
-        return [
-            Receipt(KIND, refusal=refused[place]) if place in refused else next(receipts) for place in range(len(units))
-        ]
+        receipts = await self._each(sound, lambda unit: unit.jobs[0].queue, add_to_one)
+        if away and all(receipt.refusal is not None and receipt.refusal.error in away for receipt in receipts):
+            raise away[0]
+        rest = iter(receipts)
+        return [refused.get(place) or next(rest) for place in range(len(units))]
 
     async def claim(self, wanted: Wanted) -> Claimed:
         claim = super().claim
@@ -85,17 +99,18 @@ class ShardedRedisStore(RedisStore):
         wait = super().wait
         waits = [asyncio.ensure_future(wait(f"{worker} {queue}", [queue], until_ms)) for queue in queues]
         try:
-            first = asyncio.ensure_future(asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED))
-            await reached(self._clock, first, until_ms)
+            pending = set(waits)
+            while pending and not any(map(_has_news, waits)):
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for one in waits:
                 one.cancel()
             ended = await asyncio.gather(*waits, return_exceptions=True)
-        rang = [one.queues for one in ended if isinstance(one, Woken)]
+        rang = frozenset(queue for one in ended if isinstance(one, Woken) for queue in one.queues)
         broken = [one for one in ended if isinstance(one, Exception)]
-        if broken and not any(rang):
+        if broken and not rang:
             raise broken[0]
-        return Woken(frozenset(queue for queues in rang for queue in queues))
+        return Woken(rang)
 
     async def promote(self, refs: Sequence[JobRef]) -> list[Answer]:
         return await self._each(refs, _queue_of, super().promote)
@@ -148,13 +163,23 @@ def _queue_of(ref: JobRef) -> str:
     return ref.queue
 
 
-def _crossing(unit: Unit) -> Refusal | None:
-    """The member that lies in another slot than the first."""
+def _has_news(wait: asyncio.Future[Woken]) -> bool:
+    """Whether a wait has ended by a ring, or broken."""
+    return wait.done() and (wait.exception() is not None or bool(wait.result().queues))
+
+
+def _refused(unit: Unit, error: TorilError, number: int = 0) -> Receipt:
+    job = unit.jobs[number]
+    return Receipt(KIND, refusal=Refusal(JobRef(job.queue, job.id), error))
+
+
+def _crossing(unit: Unit) -> Receipt | None:
+    """The refusal of a unit of which a member, or its parent, lies in another slot than the first."""
     first = unit.jobs[0].queue
-    for job in unit.jobs:
-        if job.queue != first or (job.parent is not None and job.parent.ref.queue != first):
-            other = job.queue if job.queue != first or job.parent is None else job.parent.ref.queue
-            return Refusal(JobRef(job.queue, job.id), CrossSlot(first, other))
+    for number, job in enumerate(unit.jobs):
+        for queue in (job.queue, job.queue if job.parent is None else job.parent.ref.queue):
+            if queue != first:
+                return _refused(unit, CrossSlot(first, queue), number)
     return None
 
 

@@ -1,7 +1,7 @@
 -- Look at the keys of a queue that hold no jobs, and at the kinds of all; mend what is wrong if asked.
 -- KEYS  *queues
 -- ARGV  now mend *kinds(suffix kind)
--- RETURNS  {{kind, suffix, detail} of what was found, the suffixes of the keys that are there and sound, what made the queue}
+-- RETURNS  {{kind, suffix, detail} of what was found, the suffixes of the keys that are of their kind, what made the queue}
 -- FLAGS  allow-oom
 -- include: home
 

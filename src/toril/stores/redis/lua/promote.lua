@@ -4,18 +4,24 @@
 -- RETURNS  of each job done, missing or wrong-state
 -- include: enqueue
 
+local function promote(Q, id)
+  local key = Q.base .. id
+  local was_delayed = redis.call("ZREM", Q.delayed, id) == 1
+  local job = redis.call("HMGET", key, "name", "priority")
+  if not job[1] then
+    return "missing" -- and an id without a job must not come among those that wait
+  elseif not was_delayed then
+    return "wrong-state"
+  end
+  put_behind(Q, id, tonumber(job[2]) or 0, false)
+  emit(Q, "waiting", "jobId", id, "prev", "delayed")
+  redis.call("HSET", key, "delay", "0")
+  return "done"
+end
+
 local answers = {}
 for place, ref in ipairs(A.refs) do
-  local Q = queue_at(ref.queue)
-  local key = Q.base .. ref.id
-  if redis.call("ZREM", Q.delayed, ref.id) == 0 then
-    answers[place] = redis.call("EXISTS", key) == 1 and "wrong-state" or "missing"
-  else
-    put_behind(Q, ref.id, tonumber(redis.call("HGET", key, "priority")) or 0, false)
-    emit(Q, "waiting", "jobId", ref.id, "prev", "delayed")
-    redis.call("HSET", key, "delay", "0")
-    answers[place] = "done"
-  end
+  answers[place] = promote(queue_at(ref.queue), ref.id)
 end
 wind_up()
 return answers

@@ -1,8 +1,8 @@
 -- Remove jobs with all that belongs to them, the jobs below them included.
 -- KEYS  *queues
--- ARGV  now limit *refs(queue id)
--- RETURNS  of each job done, missing, locked (it or one below it runs) or wrong-state (its scheduler waits for it); of
---          fewer jobs than were asked about when so much has been done: ask again about the rest
+-- ARGV  now limit begun *refs(queue id)
+-- RETURNS  {of each job done, missing, locked (it or one below it runs) or wrong-state (its scheduler waits for it); 1 when
+--          the removal of the next one has begun, else 0}: when it has done so much it ends, to be called for the rest
 -- FLAGS  allow-oom
 -- include: remove
 
@@ -22,22 +22,27 @@ local function children_of(key)
   tell(redis.call("HKEYS", key .. ":failed"))
   tell(redis.call("ZRANGE", key .. ":unsuccessful", 0, -1))
   tell(redis.call("SMEMBERS", key .. ":dependencies"))
-  table.sort(found)
   return found
 end
 
--- A job and those below it, children before their parents. A child that has another parent by now stays with that one.
-local function gather(Q, id, family, seen)
+-- A job and those below it, children before their parents, at most so many; whether that is all of them. A child that has
+-- another parent by now, or none, stays.
+local function gather(Q, id, family, most)
   local key = Q.base .. id
-  seen[key] = true
+  family.seen[key] = true
   for _, child in ipairs(children_of(key)) do
-    if not seen[child] and redis.call("HGET", child, "parentKey") == key then
+    if #family >= most then
+      return false
+    end
+    if not family.seen[child] and redis.call("HGET", child, "parentKey") == key then
       local base, child_id = split(child)
-      gather(queue(base), child_id, family, seen)
+      if not gather(queue(base), child_id, family, most) then
+        return false
+      end
     end
   end
   family[#family + 1] = { queue = Q, id = id }
-  return family
+  return true
 end
 
 local function refusal_of(Q, id, family)
@@ -62,7 +67,7 @@ local function remove(Q, id)
   worked(1)
 end
 
--- As many of a family as there is time for; whether that was all of them.
+-- As many as there is time for; whether that was all of them.
 local function remove_all(family)
   for _, member in ipairs(family) do
     if work_left <= 0 then
@@ -73,15 +78,20 @@ local function remove_all(family)
   return true
 end
 
-local answers = {}
+local answers, begun = {}, A.begun == "1"
 for place, ref in ipairs(A.refs) do
-  local Q = queue_at(ref.queue)
-  local family = gather(Q, ref.id, {}, {})
-  local refusal = refusal_of(Q, ref.id, family)
-  if not refusal and not remove_all(family) then
+  if work_left <= 0 then
     break
   end
-  answers[place] = refusal or "done"
+  local Q, family = queue_at(ref.queue), { seen = {} }
+  -- The whole family is looked at before the first of it goes, and then only as much as goes in one call.
+  local whole = gather(Q, ref.id, family, begun and math.ceil(work_left) or math.huge)
+  local refusal = refusal_of(Q, ref.id, family)
+  if not refusal and not (remove_all(family) and whole) then
+    begun = true
+    break
+  end
+  answers[place], begun = refusal or "done", false
 end
 wind_up()
-return answers
+return { answers, begun and 1 or 0 }
