@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -26,7 +26,7 @@ from redis_server import start_redis, stop
 PATIENCE_S = 30.0
 HOST = "127.0.0.1"
 MASTER_NAME = "mymaster"
-DOWN_AFTER_MS, FAILOVER_TIMEOUT_MS = 500, 2_000
+DOWN_AFTER_MS, FAILOVER_TIMEOUT_MS = 1_000, 2_000
 HASTE = ("INFO-PERIOD", "200", "PUBLISH-PERIOD", "200", "TILT-PERIOD", "100")
 """Sentinels that look and talk more often, and do not lie low when the machine is busy."""
 
@@ -68,12 +68,18 @@ class Group:
     def add(self, *options: str) -> Server:
         """Start one more server."""
         port = _free_port()
-        options = tuple(word.format(port=port, bus=port + TO_BUS) for word in (*FAST_SYNC, *options))
-        process, _ = start_redis(self._directory, *options, port=port)
-        server = Server(port, options, process)
+        options = tuple(word.format(bus=port + TO_BUS) for word in (*FAST_SYNC, *options))
+        server = Server(port, options, self._start(port, *options))
         self.servers.append(server)
         self._lock(server)
         return server
+
+    def _start(self, port: int, *options: str) -> subprocess.Popen[bytes]:
+        """Start a server in a directory of its own, since what replicas keep there goes by one name."""
+        home = self._directory / str(port)
+        home.mkdir(exist_ok=True)
+        process, _ = start_redis(home, *options, port=port)
+        return process
 
     def _lock(self, server: Server) -> None:
         """Let a server that answers want a password."""
@@ -82,9 +88,10 @@ class Group:
                 cast("Any", plain).config_set("requirepass", self._password)
 
     @contextlib.contextmanager
-    def client(self, server: Server) -> Iterator[Any]:
+    def client(self, server: Server) -> Generator[Any]:
         """A client of one server."""
-        with Redis(HOST, server.port, password=self._password or None, decode_responses=True) as client:
+        settings: Any = {"password": self._password or None, "decode_responses": True, "socket_timeout": PATIENCE_S}
+        with Redis(HOST, server.port, **settings) as client:
             yield client
 
     def role(self, server: Server) -> dict[str, Any]:
@@ -112,10 +119,9 @@ class Group:
         os.kill(server.process.pid, signal.SIGCONT)
 
     def resume(self, server: Server) -> None:
-        """Start a killed server again at its place, as if it knew nothing, and return once it follows a master."""
-        server.process, _ = start_redis(self._directory, *server.options, port=server.port)
+        """Start a killed server again at its place; what it is then is for the group to say."""
+        server.process = self._start(server.port, *server.options)
         self._lock(server)
-        self.await_replica(server)
 
     def await_replica(self, server: Server) -> None:
         """Return once a server follows a master."""
@@ -183,7 +189,7 @@ class SentinelGroup(Group):
         return next(server for server in self.servers if server.port == int(port))
 
     @contextlib.contextmanager
-    def sentinel(self, server: Server) -> Iterator[Any]:
+    def sentinel(self, server: Server) -> Generator[Any]:
         """A client of one Sentinel."""
         with Redis(HOST, server.port, password=self.sentinel_password or None, decode_responses=True) as client:
             yield client
@@ -262,7 +268,7 @@ class SentinelGroup(Group):
             sentinel.execute_command("SENTINEL", "FAILOVER", MASTER_NAME)
 
     @contextlib.contextmanager
-    def _listening(self, server: Server) -> Iterator[Any]:
+    def _listening(self, server: Server) -> Generator[Any]:
         with self.sentinel(server) as sentinel, sentinel.pubsub(ignore_subscribe_messages=True) as ear:
             ear.subscribe("+switch-master")
             ear.get_message(timeout=PATIENCE_S)
@@ -370,12 +376,23 @@ class ClusterGroup(Group):
 
 @dataclass(frozen=True)
 class Move:
-    """A slot on its way from one master to another: each of its keys is here or there."""
+    """A slot on its way from one master to another: each of its keys is here or there. It arrives at the end of the block."""
 
     group: ClusterGroup
     source: Server
     target: Server
     slot: int
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while left := self.keys(self.source):
+            self.carry(left)
+        name = self.group.name(self.target)
+        for server in (self.target, self.source):
+            with self.group.client(server) as client:
+                client.execute_command("CLUSTER", "SETSLOT", self.slot, "NODE", name)
 
     def keys(self, server: Server) -> set[str]:
         """The keys of the slot that are on a server."""
@@ -392,14 +409,15 @@ class Move:
         with self.group.client(self.source) as client:
             return int(client.info("errorstats").get("errorstat_ASK", {}).get("count", 0))
 
-    def end(self) -> None:
-        """Carry over what is left, and say that the slot has arrived."""
-        while left := self.keys(self.source):
-            self.carry(left)
-        name = self.group.name(self.target)
-        for server in (self.target, self.source):
-            with self.group.client(server) as client:
-                client.execute_command("CLUSTER", "SETSLOT", self.slot, "NODE", name)
+    def contents(self, server: Server) -> dict[str, bytes]:
+        """What the keys of the slot hold on a server."""
+        keys = sorted(self.keys(server))
+        client: Any
+        with Redis(HOST, server.port) as client, client.pipeline(transaction=False) as asking:
+            for key in keys:
+                asking.execute_command("ASKING")
+                asking.dump(key)
+            return dict(zip(keys, asking.execute()[1::2], strict=True))
 
 
 def start_cluster(directory: Path) -> ClusterGroup:
@@ -410,7 +428,7 @@ def start_cluster(directory: Path) -> ClusterGroup:
             group.add(
                 *("--cluster-enabled", "yes", "--cluster-port", "{bus}"),
                 *("--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
-                *("--cluster-config-file", "nodes-{port}.conf", "--cluster-replica-validity-factor", "0"),
+                *("--cluster-replica-validity-factor", "0"),
             )
         _join(group)
     except BaseException:

@@ -7,6 +7,7 @@ import os
 SIZES: dict[str, tuple[int, int]] = {
     # name: (smoke, prove)
     "model_examples": (60, 1000),
+    "model_redis_examples": (25, 500),
     "model_steps": (30, 50),
     "planted_bug_examples": (200, 1000),
     "kills": (8, 200),
@@ -23,14 +24,22 @@ SIZES: dict[str, tuple[int, int]] = {
     "locked_ms": (700, 3_000),
     "finished_jobs": (2_000, 100_000),
     "workload_steps": (300, 20_000),
-    "redis_tries_ms": (3_000, 20_000),
+    "batched_steps": (300, 2_000),
+    "redis_tries_ms": (2_000, 20_000),
     "redis_killed_clients_jobs": (150, 2_000),
     "redis_adds_at_once": (10_000, 10_000),
+    "redis_block_ms": (500, 5_000),
+    "redis_restart_jobs": (1_000, 20_000),
+    "redis_restarts": (3, 20),
+    "redis_nuisance_jobs": (200, 5_000),
+    "redis_fault_run_faults": (10, 300),
+    "redis_fault_run_jobs": (800, 200_000),
     "mixed_jobs": (300, 5_000),
     "mixed_kills": (4, 40),
     "failover_adds": (500, 10_000),
     "lagging_adds": (100, 400),
-    "cluster_conformance_share": (5, 1),
+    "moved_jobs": (100, 5_000),
+    "cluster_conformance_share": (12, 1),
 }
 
 

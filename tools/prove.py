@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MEMORY = ROOT / ".prove"
 TABLE = ROOT / "docs" / "proof" / "README.md"
 PROVED = ("src", "tests", "pyproject.toml")
-FOLDERS = ("tests/faults", "tests/model")
+FOLDERS = ("tests/faults", "tests/interop", "tests/model")
 STOP_GRACE_S = 20
 PYTEST_FOUND_NO_TEST = 5
 

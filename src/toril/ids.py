@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import re
@@ -91,6 +92,13 @@ def check_job_name(name: str) -> str:
     Raises:
         InvalidJob: it is empty, too long, or contains a control character.
     """
+    if not isinstance(name, str):
+        raise InvalidJob(f"a job's name is text, not {name!r}")
+    return _sound_name(name)
+
+
+@functools.lru_cache(maxsize=1024)  # few names, many jobs
+def _sound_name(name: str) -> str:
     _check_text("job's name", name, empty="it says which handler works on it", long="shorten it")
     if _is_unprintable(name):
         raise InvalidJob(f"the job's name {name!r} contains a control character or half a surrogate pair: remove it")

@@ -353,8 +353,7 @@ def _is_place(head: str) -> bool:
     """Whether it is a host with an optional port and path, or several, rather than half of an unquoted password."""
     if head in ("", ":memory:"):
         return True
-    hosts, slash, path = head.partition("/")
-    return all(_is_host(f"{host}{slash}{path}") for host in hosts.split(","))
+    return all(_is_host(place) for place in head.partition("/")[0].split(","))
 
 
 def _is_host(place: str) -> bool:

@@ -149,6 +149,19 @@ async def test_a_nested_flow_that_is_cleaned_leaves_nothing_counted(store: Store
     assert await found(store, State.WAITING) == [ref_of(leaf)]
 
 
+async def test_a_parent_and_its_child_that_are_cleaned_together_both_go_in_whatever_order(store: Store) -> None:
+    root = new_job(store, job_id="b", has_children=True)
+    middle = new_job(store, job_id="a", has_children=True, parent=ref_of(root))
+    leaf = new_job(store, queue="images", parent=ref_of(middle))
+    await added(store, root, middle, leaf)
+
+    assert sorted(await clean(store, State.WAITING_CHILDREN)) == ["a", "b"]
+
+    assert await store.get([ref_of(root), ref_of(middle)]) == [None, None]
+    [summary] = await store.summaries([QUEUE])
+    assert not any(summary.counts.values())
+
+
 async def test_a_younger_job_in_front_does_not_hide_an_older_one(store: Store) -> None:
     old = await given_many(store, 2)
     await advance(store, 10_000)

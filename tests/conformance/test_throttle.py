@@ -115,6 +115,17 @@ async def test_a_throttle_takes_the_place_of_the_one_before(store: Store) -> Non
     assert (await claim(store)).idle == {QUEUE: Idle("limited", now_ms(store) + 1_000)}
 
 
+async def test_a_shorter_throttle_takes_the_place_of_a_longer_one_where_a_limit_is_set(store: Store) -> None:
+    await given_settings(store, rate_limit=RateLimit(10, per=60))
+    ref = await given(store)
+    await store.throttle(QUEUE, 60_000)
+
+    await store.throttle(QUEUE, 1_000)
+    await advance(store, 1_000)
+
+    assert (await claim_one(store)).ref == ref
+
+
 async def test_a_throttle_does_not_cut_short_a_limit_that_was_reached(store: Store) -> None:
     await given_settings(store, rate_limit=RateLimit(1, per=60))
     await given_many(store, 2)

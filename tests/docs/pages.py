@@ -18,10 +18,14 @@ PAGES = sorted(
 )
 """Every page that people read; the tables of `make prove` are not among them."""
 
+REDIS_PAGES = (DOCS / "guides" / "redis.md", DOCS / "guides" / "node.md")
+"""What these say is so on Redis only; the examples of all others run on any store."""
+
 _FENCE = re.compile(r"^```(.*)$")
 _HEADING = re.compile(r"^(#+) (.*)$")
-_SAID = re.compile(r"#> (.*)$")
+_SAID = re.compile(r"(?:#|//) ?> (.*)$")
 _FILE = re.compile(r"^# (\w+)\.py$")
+_SCRIPT = re.compile(r"^// (\w+\.mjs)$")
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,14 @@ class Block:
         return found and found[1]
 
     @property
+    def script(self) -> str | None:
+        """The file that it is for Node, when it begins with `// name.mjs`."""
+        found = _SCRIPT.match(self.text.partition("\n")[0])
+        return found and found[1]
+
+    @property
     def says(self) -> list[str]:
-        """The lines that it prints, as its `#>` comments have them."""
+        """The lines that it prints, as its comments `# >`, or `// >`, have them."""
         return [found[1].rstrip() for line in self.text.splitlines() if (found := _SAID.search(line))]
 
     @property

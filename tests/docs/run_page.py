@@ -1,7 +1,7 @@
 """Run the examples of one page, top to bottom, in one namespace: `python -m docs.run_page PAGE`.
 
-The working directory is the reader's: blocks that begin with `# name.py` are written there and imported. A worker that
-a page starts runs until the page ends.
+The working directory is the reader's: blocks that begin with `# name.py` are written there and imported, and those that
+begin with `// name.mjs` are written there for Node. A worker that a page starts, of either, runs until the page ends.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Page:
         self._path = path
         self._runner = runner
         self._namespace: dict[str, Any] = {"__name__": "__main__"}
+        self._scripts: dict[str, Block] = {}
         self.workers: list[subprocess.Popen[str]] = []
 
     def run(self) -> None:
@@ -38,6 +39,9 @@ class Page:
                 self._python(block)
             elif block.info == "python no-run":
                 self._compiled(block)
+            elif block.info == "js" and block.script is not None:
+                self._scripts[block.script] = block
+                Path(block.script).write_text(block.text, encoding="utf-8")
             elif block.info == "console":
                 for command in block.commands:
                     self._command(command)
@@ -49,7 +53,10 @@ class Page:
                 self._execute(block)
             else:
                 self._import(block, block.module)
-        lines = [line.rstrip() for line in said.getvalue().splitlines()]
+        self._compared(block, said.getvalue())
+
+    def _compared(self, block: Block, said: str) -> None:
+        lines = [line.rstrip() for line in said.splitlines()]
         if block.says and lines != block.says:
             raise AssertionError(f"{self._path}:{block.line} prints\n{lines}\nand its comments say\n{block.says}")
 
@@ -80,12 +87,20 @@ class Page:
             _finished(words)
         elif words[0] == "python":
             _finished([sys.executable, *words[1:]])
+        elif words[0] == "node":
+            script = self._scripts[words[1]]
+            if " serves " in script.text:
+                self.workers.append(_worker(words))
+            else:
+                self._compared(script, _finished(words))
 
 
-def _finished(words: list[str]) -> None:
+def _finished(words: list[str]) -> str:
+    """What a command prints that ends well."""
     ran = subprocess.run(words, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise AssertionError(f"{shlex.join(words)} ended with {ran.returncode}:\n{ran.stdout}{ran.stderr}")
+    return ran.stdout
 
 
 def _worker(words: list[str]) -> subprocess.Popen[str]:

@@ -7,14 +7,13 @@ import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeVar
 
 from conformance.given import soon
 from faults.history import unasked
 from faults.proof import Stopwatch, shown
 from toril.errors import StoreUnavailable, Unconfirmed
 from toril.handlers import Context, HandlerTable, registered
-from toril.options import JobOptions
 from toril.queue import Queue
 from toril.states import State
 from toril.store import Store
@@ -27,6 +26,7 @@ R = TypeVar("R")
 LANES = 50
 CONCURRENCY = 50
 LOCK_S = 2.0
+WAIT_S = 0.2
 ENDED = (State.COMPLETED, State.FAILED)
 LOOK_MS = 1_000
 
@@ -43,10 +43,10 @@ class Told:
     def asked(self) -> set[str]:
         return self.acknowledged | self.unconfirmed | self.unknown
 
-    async def add(self, queue: Queue, job_id: str, data: Json = None, **options: Unpack[JobOptions]) -> None:
+    async def add(self, queue: Queue, job_id: str, data: Json = None, *, replicas: int = 0) -> None:
         """Add a job once, and note what was said of it."""
         try:
-            await queue.add("job", data, job_id=job_id, **options)
+            await queue.add("job", data, job_id=job_id, wait_replicas=replicas, wait_timeout=WAIT_S)
             self.acknowledged.add(job_id)
         except Unconfirmed:
             self.unconfirmed.add(job_id)
@@ -63,7 +63,7 @@ async def insist(ask: Callable[[], Awaitable[R]]) -> R:
             continue
 
 
-async def add_through(queue: Queue, count: int, fault: Callable[[], Any], **options: Unpack[JobOptions]) -> Told:
+async def add_through(queue: Queue, count: int, fault: Callable[[], Any], replicas: int) -> Told:
     """Add at least so many jobs, and until the fault, which begins after some of them, is over."""
     told, numbers, begun = Told(), itertools.count(), asyncio.Event()
 
@@ -71,7 +71,7 @@ async def add_through(queue: Queue, count: int, fault: Callable[[], Any], **opti
         while (number := next(numbers)) < count or not faulty.done():
             if number >= count // 4:
                 begun.set()
-            await told.add(queue, f"{queue.name}-{number}", **options)
+            await told.add(queue, f"{queue.name}-{number}", replicas=replicas)
 
     async def fail() -> None:
         await begun.wait()
@@ -106,7 +106,7 @@ def served(process: Callable[..., Any], *names: str) -> list[Served]:
 
 
 async def work_through(
-    store: Store, name: str, count: int, fault: Callable[[], Any], what: str, **options: Unpack[JobOptions]
+    store: Store, name: str, count: int, fault: Callable[[], Any], what: str, *, replicas: int
 ) -> int:
     """Add to a queue and work on it through a fault; how many jobs were acknowledged that the store has lost."""
     watch, runs, queue = Stopwatch(), Counter[str](), Queue(name, store, defaults={"keep_completed": True})
@@ -115,7 +115,7 @@ async def work_through(
         runs[ctx.job_id] += 1
 
     async with at_work(store, served(process, name), lock=LOCK_S, stalled_interval=LOCK_S / 2, max_stalled=1_000):
-        told = await add_through(queue, count, fault, **options)
+        told = await add_through(queue, count, fault, replicas)
         await all_ended(store, name)
     there = await ids_in(queue, State.COMPLETED)
 

@@ -128,7 +128,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._news = threading.Condition()
-        self._listener: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
         self._relays: set[_Relay] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._slamming = False
@@ -268,36 +268,48 @@ class Proxy:
             relay.passing.set()
 
     async def _listen(self) -> None:
-        if self._listener is None:
-            self._listener = await asyncio.start_server(self._come, "127.0.0.1", self.port)
-            self.port = self._listener.sockets[0].getsockname()[1]
+        if self._listening is None:
+            self._listening = socket.create_server(("127.0.0.1", self.port), backlog=100)
+            self._listening.setblocking(False)
+            self.port = self._listening.getsockname()[1]
+            self._loop.add_reader(self._listening, self._come)
 
     async def _close(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        if self._listening is not None:
+            self._loop.remove_reader(self._listening)
+            self._listening.close()
+            self._listening = None
 
     async def _end(self) -> None:
         await self._close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for _ in range(4):
+            await asyncio.sleep(0)  # what was aborted is closed
 
-    def _come(self, requests: asyncio.StreamReader, store: asyncio.StreamWriter) -> None:
-        self.tried_at_s.append(time.monotonic())
-        task = self._loop.create_task(self._welcome(requests, store))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _come(self) -> None:
+        """Take in whoever knocks. By hand, since a server of asyncio's loses those who come while it is being closed."""
+        assert self._listening is not None
+        with contextlib.suppress(OSError):
+            connection, _ = self._listening.accept()
+            self.tried_at_s.append(time.monotonic())
+            task = self._loop.create_task(self._welcome(connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    async def _welcome(self, requests: asyncio.StreamReader, store: asyncio.StreamWriter) -> None:
-        try:
-            if self._slamming:
-                raise ConnectionError("slammed")
-            answers, server = await asyncio.open_connection("127.0.0.1", self._target)
-        except OSError:
-            store.transport.abort()
-        else:
-            await self._relay(_Relay(store, server, frozen=self._freezing), requests, store, answers, server)
+    async def _welcome(self, connection: socket.socket) -> None:
+        with contextlib.ExitStack() as ends, contextlib.suppress(OSError):
+            ends.callback(connection.close)
+            self._tell()
+            connection.setblocking(False)
+            requests, store = await asyncio.open_connection(sock=connection)
+            ends.callback(store.transport.abort)
+            if not self._slamming:
+                answers, server = await asyncio.open_connection("127.0.0.1", self._target)
+                ends.callback(server.transport.abort)
+                if not self._slamming and self._listening is not None:
+                    await self._relay(_Relay(store, server, frozen=self._freezing), requests, store, answers, server)
         self._tell()
 
     async def _relay(

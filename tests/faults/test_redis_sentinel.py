@@ -144,7 +144,7 @@ async def test_another_master_goes_on_with_every_job_that_a_replica_had(
     before = group.master
     what = f"master of a Sentinel group: {fault.__name__} under load, wait_replicas={replicas}"
 
-    lost = await work_through(store, "email", size("failover_adds"), lambda: fault(group), what, wait_replicas=replicas)
+    lost = await work_through(store, "email", size("failover_adds"), lambda: fault(group), what, replicas=replicas)
 
     assert replicas == 0 or lost == 0
     await asyncio.to_thread(group.heal)
@@ -168,7 +168,7 @@ async def test_what_no_replica_had_is_lost_with_its_master_unless_that_was_asked
         await told.add(hasty, f"hasty-{number}", data)
     async with asyncio.TaskGroup() as adds:
         for number in range(count):
-            adds.create_task(confirmed.add(careful, f"careful-{number}", wait_replicas=1, wait_timeout=0.2))
+            adds.create_task(confirmed.add(careful, f"careful-{number}", replicas=1))
 
     def die_alone(master: Server) -> None:
         group.kill(master)

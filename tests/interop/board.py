@@ -18,6 +18,7 @@ FONTS = "https://fonts.googleapis.com/"
 
 WIDE = ViewportSize(width=1360, height=900)
 NARROW = ViewportSize(width=390, height=844)
+STILL = "* { transition: none !important }"
 NONSENSE = re.compile(r"\bNaN\b|Invalid|\bundefined\b|\[object|\bnull%|-\d+ (milli)?second")
 """What no screen may say of any job."""
 
@@ -171,12 +172,13 @@ class Screen:
         """Take pictures in light and dark, wide and narrow. No word on them may be nonsense."""
         said = await self.page.locator("body").inner_text()
         assert not NONSENSE.search(said), f"{name} says {NONSENSE.search(said)}: {said}"
-        for size in (NARROW, WIDE):
+        for size in (WIDE, NARROW):
             await self.page.set_viewport_size(size)
             for scheme in ("dark", "light"):
                 await self.page.emulate_media(color_scheme=scheme)
                 path = folder / f"{name}-{scheme}-{size['width']}.png"
-                await self.page.screenshot(path=path, animations="disabled", style="* { transition: none !important }")
+                await self.page.screenshot(path=path, animations="disabled", style=STILL)
+        await self.page.set_viewport_size(WIDE)
 
     # ---------------------------------------------------------------- what must not be
 

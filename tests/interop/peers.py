@@ -101,7 +101,7 @@ class Process:
             self._write({"n": number, "do": do, **fields})
         except (BrokenPipeError, ValueError):
             raise PeerError("the process has ended") from None
-        return await _patiently(answer, f"an answer to {do} {fields}")
+        return await _patiently(answer, f"answer to {do} {fields}")
 
     async def notice(self, what: str, **wanted: Any) -> Notice:
         """The first notice of this kind with these fields that nobody has taken; it is taken.
@@ -117,7 +117,8 @@ class Process:
                 raise PeerError(f"the process ended without {dict(listener.wanted)}")
             self._listeners.append(listener)
         try:
-            return await _patiently(listener.heard, f"{dict(listener.wanted)}; heard {self._notices[-10:]}")
+            notice: Notice = await _patiently(listener.heard, f"{dict(listener.wanted)}; heard {self._notices[-10:]}")
+            return notice
         finally:
             with self._lock, contextlib.suppress(ValueError):
                 self._listeners.remove(listener)
@@ -198,8 +199,12 @@ async def _patiently(future: Future[Any], what: str) -> Any:
 
 
 def _fits(heard: Notice, wanted: Mapping[str, Any]) -> bool:
+    """Whether a notice has these fields, or event fields; a set says which values will do."""
     fields: dict[str, Any] = {**heard.get("fields", {}), **heard}
-    return all(fields.get(name) in (value if isinstance(value, set) else {value}) for name, value in wanted.items())
+    return all(
+        fields.get(name) in value if isinstance(value, set) else fields.get(name) == value
+        for name, value in wanted.items()
+    )
 
 
 # ------------------------------------------------------------------ Node
@@ -350,11 +355,10 @@ class Hands:
     async def process(self, ctx: Context, data: Json, /) -> Json:
         """Do what the job's data says."""
         self._tell({"notice": "started", "id": ctx.job_id, "name": ctx.name, "attempt": ctx.attempt})
-        told = data if isinstance(data, dict) and ("do" in data or "tries" in data) else None
-        if told is None:
+        steps = _steps_of(data, ctx.attempt)
+        if steps is None:
             return data
-        tries: list[Any] = told.get("tries", [])
-        for step, *args in told["do"] if "do" in told else tries[min(ctx.attempt, len(tries)) - 1]:
+        for step, *args in steps:
             if step == "return":
                 return args[0]
             if step == "hold":
@@ -371,6 +375,14 @@ class Hands:
     def release(self, job_id: str) -> None:
         """Let a job go on that holds."""
         self._held.setdefault(job_id, asyncio.Event()).set()
+
+
+def _steps_of(data: Json, attempt: int) -> list[list[Any]] | None:
+    """What a job's data says to do in this attempt; None when it says nothing."""
+    told = cast("dict[str, Any]", data if isinstance(data, dict) else {})
+    tries: list[Any] = told.get("tries", [])
+    steps: list[list[Any]] | None = told.get("do", tries[min(attempt, len(tries)) - 1] if tries else None)
+    return steps
 
 
 async def _throw(_: Context, reason: str) -> None:

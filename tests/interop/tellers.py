@@ -201,7 +201,7 @@ class TorilTeller:
 
     async def add(self, *jobs: Planned) -> None:
         for job in jobs:
-            await self._ours.add(job.name, job.data, job_id=job.id, **as_toril(job.options))
+            await self._ours.add(job.name, job.data, **as_toril({"jobId": job.id, **job.options}))
 
     async def add_flow(self, parent: str, *children: PlannedChild) -> None:
         root = replace(self._new_job(parent, {}), has_children=True)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
 import shutil
 import uuid
-from datetime import datetime, timedelta
-from zoneinfo import ZoneInfo
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import pytest_asyncio
@@ -24,7 +23,7 @@ from interop.board import WIDE, Board, Screen, as_shown, midday_zone
 from interop.peers import NODE
 from toril import Context, Queue, RateLimit, Served, Worker
 from toril.clock import TurnedClock
-from toril.handlers import HandlerTable, registered
+from toril.handlers import registered
 from toril.model import JobRecord, JobRef
 from toril.options import ChildPolicy
 from toril.states import State
@@ -193,7 +192,7 @@ class Scene:
         await self.gate.passed()
 
     @asynccontextmanager
-    async def played(self) -> AsyncIterator[None]:
+    async def played(self) -> AsyncGenerator[None]:
         table = handlers(welcome, bounce, flaky)
         table.put(registered("digest", self._digest))
         table.put(registered(HOSTILE_NAME, hostile))
@@ -289,7 +288,8 @@ async def test_every_list_shows_its_jobs_and_no_other(view: Screen, shots: Path)
         await view.turn_to(state)
         await expect(view.ids).to_have_text(ids)
         await expect(view.badge(state)).to_have_text(str(len(ids)))
-        await view.photograph(f"list-{state}", shots)
+        if state in ("completed", "failed", "delayed"):  # which have buttons of their own
+            await view.photograph(f"list-{state}", shots)
     await expect(view.badge("waiting-children")).to_have_count(0)
     await view.open_list("albums", "waiting-children")
     await expect(view.ids).to_have_text(["album-1"])
@@ -339,9 +339,7 @@ async def test_a_failed_job_shows_the_stack_of_every_attempt(view: Screen, scene
     await expect(logs).to_contain_text(re.compile("attempt 1.*attempt 2.*attempt 3", re.S))
 
 
-async def test_a_running_job_shows_its_progress_its_log_and_its_worker(
-    view: Screen, scene: Scene, shots: Path
-) -> None:
+async def test_a_running_job_shows_its_progress_its_log_and_its_worker(view: Screen, scene: Scene, shots: Path) -> None:
     await view.open_job(scene.digest)
 
     await expect(view.card(scene.digest.id)).to_contain_text(re.compile(f"by {scene.worker.id}.*40%", re.S))
@@ -413,7 +411,7 @@ async def test_what_has_ended_is_on_the_chart_of_its_queue(view: Screen, scene: 
     await view.open_list(QUEUE)
 
     chart = view.main.locator("[class^=card-]").filter(has_text="Throughput (jobs / min)")
-    await expect(chart).to_contain_text(re.compile(r"2\s*Peak / min\s*2\s*Completed \(last 60 min\)"))
+    await expect(chart).to_contain_text(re.compile(r"Peak / min\s*2\s*Completed \(last 60 min\)"))
     await expect(chart.locator("svg.recharts-surface").first).to_be_visible()
 
 
@@ -589,7 +587,9 @@ async def test_a_job_added_on_the_board_is_run(screen: Screen, store: Store, sho
     await screen.choose("Add job")
     await screen.field("Job name").fill("welcome")
     await screen.field("Job data").fill('{"to": "ada@example.org"}')
-    await screen.field("Job options").fill('{"jobId": "by-hand", "priority": 2, "attempts": 3, "removeOnComplete": false}')
+    await screen.field("Job options").fill(
+        '{"jobId": "by-hand", "priority": 2, "attempts": 3, "removeOnComplete": false}'
+    )
     await screen.photograph("dialog-add", shots)
     await screen.answer("Add")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -44,7 +44,7 @@ ALLOWED = [
 async def said(teller: Teller, ids: list[str]) -> dict[str, Any]:
     """All that Node's getters say of a queue and these jobs of it."""
     call = teller.queue.call
-    return resembling(
+    answers: dict[str, Any] = resembling(
         {
             "counts": await call("getJobCounts", *STATES),
             "lists": {state: in_order(state, await call("getJobs", [state], 0, -1, True)) for state in STATES},
@@ -60,6 +60,7 @@ async def said(teller: Teller, ids: list[str]) -> dict[str, Any]:
             "waiting": await call("count"),
         }
     )
+    return answers
 
 
 def in_order(state: str, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -87,11 +88,11 @@ async def happened(teller: Teller, redis: Any, key: str) -> list[dict[str, Any]]
 def resembling(value: Any, name: str = "") -> Any:
     """A value in which moments and stack traces are told by their kind only, and no prefix shows."""
     if isinstance(value, dict):
-        return {_without_prefix(key): resembling(member, key) for key, member in value.items()}
+        return {_without_prefix(key): resembling(member, key) for key, member in members_of(value).items()}
     if isinstance(value, list):
         if name == "stacktrace":
-            return [_without_prefix(_reason(stack)) for stack in value]
-        return [resembling(member) for member in value]
+            return [_without_prefix(_reason(stack)) for stack in members_of(value).values()]
+        return [resembling(member) for member in members_of(value).values()]
     if name in MOMENTS or (name == "delay" and re.fullmatch(r"1[5-9]\d{11}", str(value))):
         return MOMENT
     if name == "stacktrace" and isinstance(value, str):  # asJSON has it as text
@@ -111,19 +112,25 @@ def _without_prefix(text: str) -> str:
 
 def differences(theirs: Any, ours: Any, path: str = "") -> Iterator[str]:
     """Each place where they differ and may not."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        for key in theirs.keys() | ours.keys():
-            yield from differences(theirs.get(key), ours.get(key), f"{path}/{key}" if path else key)
-    elif isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
-        for n, (one, other) in enumerate(zip(theirs, ours, strict=True)):
-            yield from differences(one, other, f"{path}/{n}")
+    one, other = members_of(theirs), members_of(ours)
+    if one and other and (isinstance(theirs, dict) or len(one) == len(other)):
+        for key in one.keys() | other.keys():
+            yield from differences(one.get(key), other.get(key), f"{path}/{key}" if path else str(key))
     elif theirs != ours and not any(re.fullmatch(allowed.path, path) for allowed in ALLOWED):
         yield f"{path}: Node's is {theirs!r}, ours {ours!r}"
+
+
+def members_of(value: Any) -> dict[Any, Any]:
+    """What a dict or a list holds, by name or place."""
+    if isinstance(value, list):
+        return dict(enumerate(cast("Iterable[Any]", value)))
+    return cast("dict[str, Any]", value if isinstance(value, dict) else {})
 
 
 # ------------------------------------------------------------------ histories
 
 AT_ONCE = {"type": "fixed", "delay": 0}
+
 
 async def waiting(teller: Teller) -> None:
     await teller.add(
@@ -143,7 +150,9 @@ async def waiting(teller: Teller) -> None:
 
 async def completed(teller: Teller) -> None:
     await teller.add(
-        Planned("a", {"do": [["log", "one"], ["progress", 50], ["log", "two"], ["return", {"x": []}]]}, {"attempts": 1}),
+        Planned(
+            "a", {"do": [["log", "one"], ["progress", 50], ["log", "two"], ["return", {"x": []}]]}, {"attempts": 1}
+        ),
         Planned("b", {"do": []}, {"attempts": 1}),
         Planned("c", {"do": [["progress", {"step": "é"}], ["return", "text"]]}, {"attempts": 1, "keepLogs": 1}),
         Planned("d", "echo", {"attempts": 1, "priority": 5}),
@@ -234,7 +243,9 @@ async def removed(teller: Teller) -> None:
         Planned("late", {}, {"attempts": 1, "delay": 60_000}),
         Planned("urgent", {}, {"attempts": 1, "priority": 1}),
     ]
-    await teller.add(Planned("done", {}, {"attempts": 1}), Planned("broken", {"do": [["throw", "no"]]}, {"attempts": 1}))
+    await teller.add(
+        Planned("done", {}, {"attempts": 1}), Planned("broken", {"do": [["throw", "no"]]}, {"attempts": 1})
+    )
     await work(teller, "done", "broken")
     await teller.add(*jobs)
     for job_id in ("plain", "late", "urgent", "done", "broken"):
@@ -296,7 +307,9 @@ STORIES: list[tuple[Story, str]] = [
 
 
 @pytest.mark.parametrize(("story", "ids"), STORIES, ids=[story.__name__ for story, _ in STORIES])
-async def test_node_reads_of_our_history_what_it_reads_of_its_own(twins: Twins, redis: Any, story: Story, ids: str) -> None:
+async def test_node_reads_of_our_history_what_it_reads_of_its_own(
+    twins: Twins, redis: Any, story: Story, ids: str
+) -> None:
     await twins.each(story)
 
     theirs = await said(twins.theirs, ids.split(","))

@@ -12,7 +12,7 @@ import pytest
 
 from interop.conftest import Nodes
 from interop.peers import NodeQueue, Shared, Way
-from toril.model import Event, Slots, Wanted
+from toril.model import Completed, Event, Settlement, Slots, Wanted
 from toril.options import RateLimit
 from toril.queue import Queue
 from toril.states import State
@@ -263,7 +263,9 @@ async def test_nothing_is_lost_between_toril_and_5x_alone_whoever_pauses_and_add
 async def set_rate(way: Way, max: int | None) -> None:
     """This way's adder sets the rate of all workers, or lifts it."""
     if way.adder == "node":
-        await (way.theirs.call("setGlobalRateLimit", max, WINDOW_MS) if max else way.theirs.call("removeGlobalRateLimit"))
+        await (
+            way.theirs.call("setGlobalRateLimit", max, WINDOW_MS) if max else way.theirs.call("removeGlobalRateLimit")
+        )
         return
     rate = None if max is None else RateLimit(max, per=WINDOW_MS / 1000)
     await way.ours.configure(replace(await way.ours.settings(), rate_limit=rate))
@@ -386,3 +388,18 @@ async def test_a_worker_takes_the_next_job_when_the_other_sides_worker_has_ended
     names = [(event.name, event.job_id) for event in await history(way, "active", "completed")]
     assert names == [("active", first), ("completed", first), ("active", second), ("completed", second)]
     assert all(one != other for one, other in pairwise(names))
+
+
+async def test_toril_rings_when_it_makes_room_in_a_full_queue(shared: Shared, redis: Any) -> None:
+    """Workers of either side that found it full wait for that."""
+    await shared.theirs.call("setGlobalConcurrency", 1)
+    for _ in range(2):
+        await shared.theirs.add("counted", {})
+    wanted = Wanted("w", "token", 30_000, (Slots(shared.name, 2),))
+    claimed = await shared.store.claim(wanted)
+    assert claimed.idle[shared.name].reason == "full"
+    await redis.delete(f"bull:{shared.name}:marker")
+
+    await shared.store.settle([Settlement(claimed.claims[0], Completed())])
+
+    assert await redis.zscore(f"bull:{shared.name}:marker", "0") == 0

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pytest
 
 from conformance.given import claim_one, given, given_active
+from faults.proof import Stopwatch, shown
 from interop.golden.keyspace import with_moments
 from interop.invariants import RULES, violations
 from interop.snapshot import Entries, Entry, Keyspace, snapshot
@@ -20,7 +21,6 @@ from sizes import size
 from toril.clock import TurnedClock
 from toril.model import Failed, Settlement
 from toril.options import ChildPolicy
-from toril.store import Store
 from toril.stores.redis.store import RedisStore
 
 DUMPS = sorted((Path(__file__).parent / "golden" / "dumps").glob("*.json"))
@@ -277,19 +277,28 @@ def is_excused(sentence: str, life: Workload) -> bool:
     return rule == "Q15" and "has completed with" in about  # a child was retried under it, or added to it, afterwards
 
 
+@pytest.fixture
+async def stores(redis_url: str, clock: TurnedClock) -> AsyncIterator[list[RedisStore]]:
+    """Two stores under one prefix."""
+    prefix = f"test-{uuid.uuid4().hex}"
+    opened = [RedisStore(redis_url, prefix=prefix, clock=clock) for _ in range(2)]
+    yield opened
+    for store in opened:
+        await store.close()
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_whatever_happens_to_queues_leaves_the_rules_whole(
-    seed: int, redis_url: str, redis: Any, clock: TurnedClock
+    seed: int, stores: list[RedisStore], redis: Any, clock: TurnedClock
 ) -> None:
-    prefix = f"test-{uuid.uuid4().hex}"
-    stores = [RedisStore(redis_url, prefix=prefix, clock=clock) for _ in range(2)]
     life = Workload(seed, stores, clock, redis)
+    steps, watch = size("workload_steps"), Stopwatch()
 
     async def broken(*, at_rest: bool) -> list[str]:
-        found = violations(await snapshot(redis.execute_command, prefix), at_rest=at_rest)
+        found = violations(await snapshot(redis.execute_command, stores[0].prefix), at_rest=at_rest)
         return [sentence for sentence in found if not is_excused(sentence, life)]
 
-    for step in range(size("workload_steps")):
+    for step in range(steps):
         await life.step()
         if step % STEPS_BETWEEN_SNAPSHOTS == 0:
             assert await broken(at_rest=False) == [], f"seed {seed}, step {step}"
@@ -297,20 +306,17 @@ async def test_whatever_happens_to_queues_leaves_the_rules_whole(
     assert await broken(at_rest=True) == [], f"seed {seed}, at rest"
     await life.run_out()
     assert await broken(at_rest=True) == [], f"seed {seed}, when all had run"
-
-    for store in stores:
-        await store.close()
+    shown("invariants in a random life (Redis)", f"{steps:,} steps, seed {seed}", "all hold", watch)
 
 
 async def test_a_parent_that_fails_together_with_its_child_has_nothing_left_to_fail_of(
-    redis_url: str, redis: Any, clock: TurnedClock
+    stores: list[RedisStore], redis: Any
 ) -> None:
-    store = RedisStore(redis_url, prefix=f"test-{uuid.uuid4().hex}", clock=clock)
-    parent = await given_active(cast("Store", store), "albums", job_id="parent")
-    await given(cast("Store", store), parent=parent.ref, policy=ChildPolicy.FAIL, job_id="child")
-    child = await claim_one(cast("Store", store))
+    store = stores[0]
+    parent = await given_active(store, "albums", job_id="parent")
+    await given(store, parent=parent.ref, policy=ChildPolicy.FAIL, job_id="child")
+    child = await claim_one(store)
 
     await store.settle([Settlement(one, Failed("no")) for one in (parent, child)])
 
     assert violations(await snapshot(redis.execute_command, store.prefix)) == []
-    await store.close()

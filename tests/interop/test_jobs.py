@@ -265,7 +265,12 @@ async def test_a_handlers_wish_to_run_later_costs_no_attempt(way: Way) -> None:
 
 
 async def test_progress_and_log_lines_are_read_by_both_while_the_job_runs(way: Way) -> None:
-    steps: list[Any] = [["log", "first"], ["log", "zweite Zeile, žluťoučký 🐂"], ["progress", {"done": [1, 2]}], ["hold"]]
+    steps: list[Any] = [
+        ["log", "first"],
+        ["log", "zweite Zeile, žluťoučký 🐂"],
+        ["progress", {"done": [1, 2]}],
+        ["hold"],
+    ]
     job_id = await way.add("talks", {"do": steps})
 
     async with way.working() as worker:
@@ -350,9 +355,9 @@ async def test_who_added_a_job_learns_why_it_failed(way: Way) -> None:
         ours = asyncio.create_task(way.ours.job(job_id).result(timeout=PATIENCE_S))
         await worker.release(job_id)
 
-        with pytest.raises(PeerError, match="^the reason$"):
+        with pytest.raises(PeerError, match=r"^the reason$"):
             await theirs
-        with pytest.raises(JobFailed, match="failed: the reason$"):
+        with pytest.raises(JobFailed, match=r"failed: the reason$"):
             await ours
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
 from interop.peers import PATIENCE_S, Hands, NodeQueue, Shared
@@ -26,7 +26,7 @@ async def until(look: Callable[[], Awaitable[Any]], wanted: Any) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(queues: Sequence[str], store: Store, name: str = "") -> AsyncIterator[Worker]:
+async def serving(queues: Sequence[str], store: Store, name: str = "") -> AsyncGenerator[Worker]:
     """A Toril worker of several queues."""
     table = HandlerTable(catch_all=registered(None, Hands(lambda _: None).process))
     worker = Worker([Served(queue, table) for queue in queues], store=store, name=name)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from toril.clock import TurnedClock
 from toril.model import (
@@ -40,12 +40,24 @@ LOCK_MS = 30_000
 INTERVAL_MS = 30_000
 MAX_EVENTS = 100
 
+KeepRule = Keep | bool | int
+KEEPS: Sequence[KeepRule] = (False, 5, 10, Keep(count=10, age_ms=60_000))
+
 
 class Workload:
-    """Takes one random step after another; the same seed takes the same steps."""
+    """Takes one random step after another; the same seed takes the same steps. Jobs have keep rules out of `keeps`."""
 
-    def __init__(self, seed: int, stores: list[RedisStore], clock: TurnedClock, redis: Any) -> None:
+    def __init__(
+        self,
+        seed: int,
+        stores: Sequence[RedisStore],
+        clock: TurnedClock,
+        redis: Any,
+        *,
+        keeps: Sequence[KeepRule] = KEEPS,
+    ) -> None:
         self._random = random.Random(seed)
+        self._keeps = keeps
         self._stores = stores
         self._clock = clock
         self._redis = redis
@@ -120,7 +132,7 @@ class Workload:
 
     @property
     def _store(self) -> Store:
-        return cast("Store", self._random.choice(self._stores))
+        return self._random.choice(self._stores)
 
     @property
     def _queue(self) -> str:
@@ -173,9 +185,8 @@ class Workload:
         if self._odds(0.2):
             options["lifo"] = True
         options["attempts"] = self._random.choice([1, 1, 3])
-        keeps: list[Keep | bool | int] = [False, 5, 10, Keep(count=10, age_ms=60_000)]
-        options["keep_completed"] = self._random.choice(keeps)
-        options["keep_failed"] = self._random.choice([False, 5, 10])
+        options["keep_completed"] = self._random.choice(self._keeps)
+        options["keep_failed"] = self._random.choice(self._keeps)
         return options
 
     async def _add_units(self, *units: Unit) -> None:
@@ -216,7 +227,7 @@ class Workload:
     def _wish(self) -> Wanted:
         limiter = RateLimit(3, per=10) if self._odds(0.2) else None
         queues = self._random.sample(QUEUES, self._random.randint(1, 3))
-        slots = tuple(Slots(queue, self._random.randint(1, 4), limiter) for queue in queues)
+        slots = tuple(Slots(queue, self._random.choice([1, 2, 4, 10]), limiter) for queue in queues)
         wish = Wanted(self._random.choice(["w1", "w2", ""]), self._draw("token"), LOCK_MS, slots)
         self._wishes.append(wish)
         return wish
@@ -253,7 +264,7 @@ class Workload:
 
     def _settlements(self) -> list[Settlement]:
         """Of a few claims, most of them held, some lost or settled long ago."""
-        count = min(len(self._claims), self._random.randint(1, 3))
+        count = min(len(self._claims), self._random.choice([1, 2, 3, 8]))
         chosen = [self._claims.pop() if self._odds(0.8) else self._claims[0] for _ in range(count) if self._claims]
         settled = [Settlement(claim, self._outcome(claim)) for claim in dict.fromkeys(chosen)]
         self._settled.extend(settled)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, settings, stateful
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from conformance.given import new_job
+from conformance.given import advance, new_job
 from toril.clock import TurnedClock
 from toril.model import (
     Answer,
@@ -94,6 +94,7 @@ class Model:
         self.concurrency: int | None = None
         self.limited_until_ms = 0
         self.next_check_at_ms = 0
+        self.idle_checks_count = False
         self._front = 0
         self._back = 0
 
@@ -187,7 +188,7 @@ class Model:
     def recover(self) -> list[Job]:
         """What a check puts back."""
         active = self.of(State.ACTIVE)
-        if not active or self.next_check_at_ms > self.now_ms():
+        if not (active or self.idle_checks_count) or self.next_check_at_ms > self.now_ms():
             return []
         self.next_check_at_ms = self.now_ms() + INTERVAL_MS
         lapsed = [job for job in active if job.suspect and job.locked_until_ms <= self.now_ms()]
@@ -214,11 +215,18 @@ picks = st.integers(0, 1_000)
 outcomes = st.sampled_from(["completed", "failed", "retried", "retried later", "delayed", "throttled", "released"])
 
 
-def run_histories(*, examples: int, steps: int, shrink: bool = True) -> None:
-    """Lead this many random lives of so many steps; the first that goes wrong is made short and raised."""
+def _in_memory(clock: TurnedClock) -> Store:
+    return SqliteStore(":memory:", clock=clock)
+
+
+def run_histories(
+    *, examples: int, steps: int, shrink: bool = True, open_store: Callable[[TurnedClock], Store] = _in_memory
+) -> None:
+    """Lead this many random lives of so many steps, each in an empty store; the first that goes wrong is made short and
+    raised."""
     run = cast("Callable[..., None]", vars(stateful)["run_state_machine_as_test"])
     run(
-        QueueMachine,
+        lambda: QueueMachine(open_store),
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
@@ -235,12 +243,13 @@ def run_histories(*, examples: int, steps: int, shrink: bool = True) -> None:
 class QueueMachine(RuleBasedStateMachine):
     """Rules do one thing to the store and the same to the model; the invariant compares them."""
 
-    def __init__(self) -> None:
+    def __init__(self, open_store: Callable[[TurnedClock], Store] = _in_memory) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
         self.clock = TurnedClock()
-        self.store: Store = SqliteStore(":memory:", clock=self.clock)
+        self.store = open_store(self.clock)
         self.model = Model(self.clock)
+        self.model.idle_checks_count = self.store.kind == "redis"  # as BullMQ has it: the interval begins all the same
         self.news: list[NewJob] = []
         self.claims: list[Claim] = []
         self.wish: tuple[Wanted, tuple[Claim, ...]] | None = None
@@ -446,7 +455,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(ms=st.sampled_from([1, 999, 1_000, 30_000, 60_000, 600_000]))
     def advance(self, ms: int) -> None:
-        self.clock.advance(ms)
+        self.run(advance(self.store, ms))
 
     @rule()
     def recover(self) -> None:
@@ -603,7 +612,8 @@ class QueueMachine(RuleBasedStateMachine):
         if job.state is State.DELAYED:
             assert record.due_at_ms == job.due_at_ms
         if job.state is State.ACTIVE:
-            assert record.locked_until_ms == job.locked_until_ms
+            lapsed = job.locked_until_ms <= self.clock.now_ms()  # Redis forgets a lock that is over
+            assert record.locked_until_ms == job.locked_until_ms or (lapsed and record.locked_until_ms is None)
         else:
             assert record.locked_until_ms is None
         if job.state in FINISHED:

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+
 from model.machine import run_histories
 from sizes import size
+from toril.clock import TurnedClock
+from toril.store import Store
+from toril.stores.redis.store import RedisStore
 
 
 def test_random_histories_keep_to_the_model() -> None:
     run_histories(examples=size("model_examples"), steps=size("model_steps"))
+
+
+def test_random_histories_on_redis_keep_to_the_model(redis_url: str) -> None:
+    numbers = itertools.count()
+
+    def open_redis(clock: TurnedClock) -> Store:
+        return RedisStore(redis_url, prefix=f"model-{next(numbers)}", clock=clock)
+
+    run_histories(examples=size("model_redis_examples"), steps=size("model_steps"), open_store=open_redis)

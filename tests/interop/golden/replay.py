@@ -71,6 +71,8 @@ class Replay:
 
     async def end_step(self) -> None:
         """End a step whose calls have been made: compare, and let the clock move."""
+        told_at = self.golden["steps"][self._steps].partition("]")[0]
+        assert with_moments(told_at) == f"[{self.now_ms()}", "the clock stands otherwise than in the recording"
         self._steps += 1
         await self._compare()
         self.pass_ms(STEP_MS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
 
 import pytest
 
@@ -12,7 +11,6 @@ from interop.golden.replay import STEP_MS, Replay, recording
 from toril.errors import ConfigError, InvalidJob
 from toril.options import Backoff, Keep, resolve
 from toril.queue import Queue
-from toril.store import Store
 
 
 @recording("01")
@@ -43,7 +41,7 @@ async def test_every_ordinary_option(replay: Replay) -> None:
 
 @recording("03")
 async def test_chosen_ids(replay: Replay) -> None:
-    queue = Queue("golden", cast("Store", replay.store))
+    queue = Queue("golden", replay.store)
 
     async def refuses(job_id: str) -> None:
         with pytest.raises(InvalidJob, match=f"'{job_id}'"):

@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 
 from interop.golden.documented import DIFFERENCES, Difference
+from interop.golden.keyspace import NOTHING, Deviation, Dump, deviations
 from interop.golden.replay import DUMPS, SCENARIOS, replaying
 
 HERE = Path(__file__).parent
@@ -28,6 +29,17 @@ def test_every_recording_is_replayed() -> None:
     replayed = {number for number, _ in SCENARIOS}
 
     assert sorted([*replayed, *LATER]) == sorted(path.stem[:2] for path in DUMPS.glob("*.json"))
+
+
+def test_what_differs_is_named_by_key_and_path_with_both_values() -> None:
+    ours: Dump = {"a": {"type": "hash", "value": {"data": None, "opts": {"lifo": True}}}, "b": {"type": "list"}}
+    theirs: Dump = {"a": {"type": "hash", "value": {"opts": {"lifo": False}}}}
+
+    assert list(deviations(ours, theirs)) == [
+        Deviation("a", "/value/data", None, NOTHING),
+        Deviation("a", "/value/opts/lifo", True, False),
+        Deviation("b", "", {"type": "list"}, NOTHING),
+    ]
 
 
 async def test_every_difference_is_needed_by_a_recording(redis_url: str) -> None:

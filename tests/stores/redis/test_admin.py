@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from conformance.given import (
     QUEUE,
     added,
+    advance,
     claim_all,
     claim_one,
     complete,
@@ -421,6 +422,19 @@ async def test_a_clean_in_pieces_keeps_to_its_limit_and_tells_of_it_once(store: 
     assert len(removed) == 8
     assert set(removed) < {ref.id for ref in jobs}
     assert [event.fields for event in await events_of(store) if event.name == "cleaned"] == [{"count": "8"}]
+
+
+@pytest.mark.usefixtures("_small_pieces")
+@pytest.mark.parametrize("priority", [0, 5], ids=["waiting", "prioritized"])
+async def test_jobs_that_stay_are_passed_over_piece_by_piece(store: Store, priority: int) -> None:
+    old = [await given(store, priority=priority and 9) for _ in range(5)]
+    await advance(store, 10_000)
+    young = [await given(store, priority=priority, lifo=True) for _ in range(8)]
+    state = State.PRIORITIZED if priority else State.WAITING
+
+    assert await store.clean(QUEUE, state, grace_ms=5_000, limit=100) == [ref.id for ref in old]
+
+    assert sorted(await found(store, state)) == sorted(young)
 
 
 @pytest.mark.usefixtures("_small_pieces")

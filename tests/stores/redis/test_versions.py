@@ -118,7 +118,7 @@ async def test_a_server_that_cannot_confirm_the_disk_is_told_nothing(tmp_path: P
 async def test_replicas_that_are_not_there_leave_a_job_stored_and_unconfirmed(store: RedisStore) -> None:
     queue = Queue("mail", store)
 
-    with pytest.raises(Unconfirmed, match="only 0 of 1 replicas had it within 0.1 s"):
+    with pytest.raises(Unconfirmed, match=r"only 0 of 1 replicas had it within 0\.1 s"):
         await queue.add("letter", {}, job_id="one", wait_replicas=1, wait_timeout=0.1)
 
     assert (await queue.counts())[State.WAITING] == 1

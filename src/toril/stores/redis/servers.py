@@ -6,7 +6,9 @@ redis-py knows how to find and open them; here is only which of its parts to ask
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
@@ -18,6 +20,7 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 
 from toril.errors import ConfigError, UnsupportedStore
+from toril.stores.redis.line import Broken, Line, Refused
 
 Source = str | Any
 """A URL, or a `redis.asyncio.Redis` or `RedisCluster` whose settings are taken over."""
@@ -26,6 +29,9 @@ CONNECT_TIMEOUT_S: Final = 2.0
 SENTINELS: Final = ("redis+sentinel", "rediss+sentinel")
 CLUSTERS: Final = ("redis+cluster", "rediss+cluster")
 SCHEMES: Final = ("redis", "rediss", "unix", *SENTINELS, *CLUSTERS)
+
+UNANSWERED: Final = (Broken, Refused, exceptions.RedisError, OSError, TimeoutError)
+"""What says that whoever was asked does not know."""
 
 _Settings = dict[str, Any]
 
@@ -87,76 +93,103 @@ class Master(One):
 
     def __init__(self, pool: Any, place: str) -> None:
         super().__init__(pool, place)
-        theirs = pool.sentinel_manager
-        hosts = [sentinel.connection_pool.connection_kwargs for sentinel in theirs.sentinels]
-        # Sentinels of our own, since those of a client belong to its loop.
-        self._sentinel = type(theirs)(
-            [(host["host"], host["port"]) for host in hosts], theirs.min_other_sentinels, theirs.sentinel_kwargs
-        )
+        self._sentinels = deque[Any](one.connection_pool for one in pool.sentinel_manager.sentinels)
 
     async def connection(self, node: str) -> Any:
-        try:
-            host, port = await self._sentinel.discover_master(self._pool.service_name)
-        finally:
-            for sentinel in self._sentinel.sentinels:  # nobody says when a loop ends, so nothing is left open
-                await sentinel.connection_pool.disconnect(inuse_connections=False)
+        host, port = await self._master()
         settings = {**self._pool.connection_kwargs, "host": host, "port": port}
         del settings["connection_pool"]
         tls = issubclass(self._pool.connection_class, aioredis.SSLConnection)
         return (aioredis.SSLConnection if tls else aioredis.Connection)(**settings)
 
+    async def _master(self) -> tuple[str, int]:
+        name, reason = self._pool.service_name, "none is named"
+        for _ in range(len(self._sentinels)):
+            try:
+                told = await _asked(self._sentinels[0].make_connection(), "SENTINEL", "MASTER", name)
+                state: dict[str, str] = dict(zip(told[::2], told[1::2], strict=True))
+                if not {"s_down", "o_down"} & set(state["flags"].split(",")):
+                    return state["ip"], int(state["port"])
+                reason = f"{state['ip']}:{state['port']} is down"
+            except UNANSWERED as error:
+                reason = str(error) or type(error).__name__
+            self._sentinels.rotate(-1)  # the one that answers is asked first the next time
+        raise exceptions.ConnectionError(f"no Sentinel knows a master {name!r} that is well: {reason}")
+
 
 class Cluster:
-    """The nodes of a cluster; a node is named `host:port`. `topology` is redis-py's knowledge of them."""
+    """The nodes of a cluster; a node is named `host:port`. Connections are made like those of `model`, one of its nodes."""
 
     clustered = True
 
-    def __init__(self, topology: Any, place: str) -> None:
-        self._topology = topology
+    def __init__(self, model: Any, hosts: Iterable[tuple[str, int]], place: str) -> None:
+        self._model = model
+        self._hosts = deque(hosts)
+        self._spans: list[tuple[int, int, str]] = []  # last slot, first slot, and who holds them
         self._known = False
         self._looking = asyncio.Lock()
         self.place = place
 
     async def connection(self, node: str) -> Any:
         host, _, port = node.rpartition(":")
-        any_node = next(iter(self._topology.startup_nodes.values()))
-        settings = {**any_node.connection_kwargs, "host": host, "port": int(port), "retry": Retry(NoBackoff(), 0)}
-        return any_node.connection_class(**settings)
+        return self._connection(host, int(port))
+
+    def _connection(self, host: str, port: int) -> Any:
+        settings = {**self._model.connection_kwargs, "host": host, "port": port, "retry": Retry(NoBackoff(), 0)}
+        return self._model.connection_class(**settings)
 
     async def node_of(self, key: str) -> str:
         await self._look()
         slot = key_slot(key.encode())
-        try:
-            node = self._topology.get_node_from_slot(slot)
-        except (KeyError, exceptions.RedisClusterException) as error:
-            raise exceptions.ConnectionError(f"no node holds the slot {slot}") from error
-        return f"{node.host}:{node.port}"
+        place = bisect_left(self._spans, (slot,))
+        if place == len(self._spans) or self._spans[place][1] > slot:
+            raise exceptions.ConnectionError(f"no node holds the slot {slot}")
+        return self._spans[place][2]
 
     async def nodes(self) -> list[str]:
         await self._look()
-        return [f"{node.host}:{node.port}" for node in self._topology.get_nodes_by_server_type("primary")]
+        return list(dict.fromkeys(node for _, _, node in self._spans))
 
     async def _look(self) -> None:
         """Ask a node who holds what. All who want to know wait for the same answer."""
+        if self._known:
+            return
         async with self._looking:
-            if self._known:
-                return
+            if not self._known:
+                self._spans = await self._slots()
+                self._known = True
+
+    async def _slots(self) -> list[tuple[int, int, str]]:
+        reason = ""
+        for _ in range(len(self._hosts)):
+            host, port = self._hosts[0]
+            self._hosts.rotate(-1)  # one that is cut off from the others is not asked twice in a row
             try:
-                await self._topology.initialize()
-            except exceptions.RedisClusterException as error:
-                if "not enabled" in str(error):
+                told = await _asked(self._connection(host, port), "CLUSTER", "SLOTS")
+            except UNANSWERED as error:
+                if "cluster support disabled" in str(error):
                     raise UnsupportedStore(f"{self.place} is not a cluster: name it as redis://host:port") from error
-                raise exceptions.ConnectionError(str(error)) from error
-            finally:
-                for nodes in ("nodes_cache", "startup_nodes"):  # nobody says when a loop ends, so nothing is left open
-                    await self._topology.aclose(nodes)
-            self._known = True
+                reason = str(error) or type(error).__name__
+                continue
+            nodes = [(node[0] or host, int(node[1])) for span in told for node in span[2:]]
+            self._hosts.extend(node for node in dict.fromkeys(nodes) if node not in self._hosts)
+            return sorted((last, first, f"{master[0] or host}:{master[1]}") for first, last, master, *_ in told)
+        raise exceptions.ConnectionError(f"no node answers: {reason}")
 
     async def look_again(self) -> None:
         self._known = False
 
     async def close(self) -> None:
         """Nothing was left open."""
+
+
+async def _asked(connection: Any, *words: str) -> Any:
+    """The answer to one question, on a connection that is closed at once: nobody says when a loop ends."""
+    line = await Line.open(connection, connection.socket_timeout)
+    try:
+        return await line.call(words)
+    finally:
+        line.close()
 
 
 def servers(source: Source, timeout_s: float) -> Servers:
@@ -175,8 +208,7 @@ def servers(source: Source, timeout_s: float) -> Servers:
 
 def _of_client(client: Any) -> Servers:
     if hasattr(client, "nodes_manager"):
-        theirs = client.nodes_manager
-        return Cluster(_another(theirs), "redis+cluster://" + ",".join(theirs.startup_nodes))
+        return _cluster(client, "redis+cluster://" + ",".join(client.nodes_manager.startup_nodes))
     if not hasattr(client, "connection_pool"):
         raise ConfigError(f"a Redis store takes a URL or a client of redis.asyncio, not {client!r}")
     pool = client.connection_pool
@@ -187,12 +219,9 @@ def _of_client(client: Any) -> Servers:
     return One(pool, f"redis://{where}")
 
 
-def _another(topology: Any) -> Any:
-    """The same knowledge anew, whose connections are not those of the client it was taken from."""
-    settings: _Settings = topology.connection_kwargs
-    node: Any = cast("Any", aioredis).cluster.ClusterNode
-    nodes = [node(one.host, one.port, **settings) for one in topology.startup_nodes.values()]
-    return type(topology)(nodes, topology.require_full_coverage, settings, address_remap=topology.address_remap)
+def _cluster(client: Any, place: str) -> Cluster:
+    nodes = list(client.nodes_manager.startup_nodes.values())
+    return Cluster(nodes[0], [(node.host, int(node.port)) for node in nodes], place)
 
 
 def _of_url(url: str, timeout_s: float) -> Servers:
@@ -206,7 +235,7 @@ def _of_url(url: str, timeout_s: float) -> Servers:
     if parts.scheme in SENTINELS:
         return Master(_sentinel_pool(url, defaults), place_of(url))
     if parts.scheme in CLUSTERS:
-        return Cluster(_topology(url, defaults), place_of(url))
+        return _cluster(_cluster_client(url, defaults), place_of(url))
     pool = cast("Any", aioredis.ConnectionPool).from_url(url, **defaults)
     pool.make_connection()  # an option that redis-py does not know is refused here
     return One(pool, place_of(url))
@@ -229,14 +258,13 @@ def _sentinel_pool(url: str, defaults: _Settings) -> Any:
     return pool
 
 
-def _topology(url: str, defaults: _Settings) -> Any:
+def _cluster_client(url: str, defaults: _Settings) -> Any:
     """`redis+cluster://user:password@host:port,host:port`"""
     parts = urlsplit(url)
     settings = {**defaults, **_settings(url, "")}
     nodes = [cast("Any", aioredis).cluster.ClusterNode(host, port) for host, port in _hosts(parts.netloc, 6379)]
     client: Any = aioredis.RedisCluster
-    settings = {"require_full_coverage": False, **settings}  # whether to serve a part is for the servers to say
-    return client(startup_nodes=nodes, ssl=parts.scheme.startswith("rediss"), **settings).nodes_manager
+    return client(startup_nodes=nodes, ssl=parts.scheme.startswith("rediss"), **settings)
 
 
 def _settings(url: str, db: str) -> _Settings:

@@ -106,7 +106,7 @@ local function finish(Q, key, item, job, state, now, fields)
     child_failed(job.parentKey, job.parent, key, value, now)
   end
 
-  local made = string.format("%.0f", (tonumber(job.atm) or 0) + 1)
+  local made = job.atm and string.format("%.0f", job.atm + 1) or "1"
   local result = state == "completed" and "returnvalue" or "failedReason"
   redis.call("HSET", key, "atm", made, "finishedOn", A.now, result, value, unpack(fields or {}))
   if item.terms.keep_count == "0" then
@@ -116,11 +116,15 @@ local function finish(Q, key, item, job, state, now, fields)
       drop_child(job.parentKey, key)
     end
   else
-    local scored = group.scored
-    scored[#scored + 1], scored[#scored + 2] = A.now, id
     group.terms[item.terms] = true
-    if job.defa and state == "failed" then
-      redis.call("HDEL", key, "defa")
+    if state == "completed" then
+      local scored = group.scored
+      scored[#scored + 1], scored[#scored + 2] = A.now, id
+    else
+      redis.call("ZADD", Q.failed, A.now, id) -- at once: a child that fails in the same call must find it there
+      if job.defa then
+        redis.call("HDEL", key, "defa")
+      end
     end
   end
 

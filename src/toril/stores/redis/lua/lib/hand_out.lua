@@ -17,7 +17,7 @@ local function start(Q, id, slot)
     redis.call("LREM", Q.active, 1, id)
     return nil
   end
-  job[7], job[11] = string.format("%.0f", (tonumber(job[7]) or 0) + 1), A.now
+  job[7], job[11] = job[7] and string.format("%.0f", job[7] + 1) or "1", A.now
   redis.call("SET", key .. ":lock", A.token, "PX", A.lock_ms)
   emit(Q, "active", "jobId", id, "prev", "waiting")
   if A.worker ~= "" then

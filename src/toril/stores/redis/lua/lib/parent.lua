@@ -83,16 +83,7 @@ end
 
 -- A child that goes without having ended for its parent: the parent waits for it no longer.
 local function drop_child(parent_key, child_key)
-  if redis.call("SREM", parent_key .. ":dependencies", child_key) == 0 then
-    return
-  end
-  if redis.call("EXISTS", parent_key .. ":dependencies") == 1 then
-    return
-  end
-  local base, id = split(parent_key)
-  local P = queue(base)
-  if redis.call("ZREM", P["waiting-children"], id) == 1 then
-    put_in_wait(P, id, true)
-    emit(P, "waiting", "jobId", id, "prev", "waiting-children")
+  if redis.call("SREM", parent_key .. ":dependencies", child_key) == 1 then
+    release_if_done(parent_key, tonumber(A.now))
   end
 end

@@ -2,9 +2,7 @@
 -- include: finish work
 
 local LISTED = { wait = true, paused = true, active = true }
-local SCORED_FIRST = {
-  "completed", "waiting-children", "delayed", "failed", "prioritized", "active", "wait", "paused",
-}
+local COLLECTIONS = { "completed", "waiting-children", "delayed", "failed", "prioritized", "active", "wait", "paused" }
 local KNOWN = { "name", "timestamp", "processedOn", "finishedOn", "rjk", "parentKey", "deid" }
 
 local function look_at(Q, id)
@@ -27,19 +25,20 @@ local function is_awaited(Q, job)
   return due and job.id == "repeat:" .. job.rjk .. ":" .. string.format("%.0f", due)
 end
 
--- Take a job out of the collection in which it is, and say which that was. Lists are searched from the end they are served
--- from, where those are that people look at.
+-- Lists are searched from the end that they are served from: those who look at jobs begin there.
+local function leave(Q, name, id)
+  if LISTED[name] then
+    return redis.call("LREM", Q[name], -1, id) == 1
+  end
+  return redis.call("ZREM", Q[name], id) == 1
+end
+
+-- Take a job out of the collection in which it is, and say which that was.
 local function take_out(Q, id)
-  for _, name in ipairs(SCORED_FIRST) do
-    if not LISTED[name] then
-      if redis.call("ZREM", Q[name], id) == 1 then
-        return name
-      end
-    else
-      searched(redis.call("LLEN", Q[name]))
-      if redis.call("LREM", Q[name], -1, id) == 1 then
-        return name
-      end
+  for _, name in ipairs(COLLECTIONS) do
+    searched(LISTED[name] and redis.call("LLEN", Q[name]) or 0)
+    if leave(Q, name, id) then
+      return name
     end
   end
   return "unknown"
@@ -48,8 +47,8 @@ end
 -- What belongs to a job that is in no collection any more. A parent that waited for it alone is released.
 local function forget(Q, job, now)
   local key = Q.base .. job.id
-  if job.parentKey and redis.call("SREM", job.parentKey .. ":dependencies", key) == 1 then
-    release_if_done(job.parentKey, now)
+  if job.parentKey then
+    drop_child(job.parentKey, key)
   end
   if job.deid and redis.call("GET", Q["de:"] .. job.deid) == job.id then
     redis.call("DEL", Q["de:"] .. job.deid, Q["dn:"] .. job.deid)
@@ -102,7 +101,7 @@ local function sweep(Q, name, behind, now, verdict_on)
   end
   -- All leave before the first is forgotten, so that none of them is released by another.
   for _, job in ipairs(doomed) do
-    redis.call(LISTED[name] and "LREM" or "ZREM", Q[name], unpack(LISTED[name] and { -1, job.id } or { job.id }))
+    leave(Q, name, job.id)
   end
   for _, job in ipairs(doomed) do
     forget(Q, job, now)
