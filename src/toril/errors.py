@@ -192,7 +192,10 @@ class StoreUnavailable(StoreError):
 
 
 class Unconfirmed(StoreError):
-    """The job is stored, and not as safely as was asked: the server may lose it. Adding it again makes no second one."""
+    """The job is stored, and not as safely as was asked: the server may lose it.
+
+    Adding it again makes no second one, if it has a `job_id` of the caller's.
+    """
 
     def __init__(self, ref: JobRef, reason: str) -> None:
         super().__init__(f"{ref} is stored, but {reason}")

@@ -219,6 +219,12 @@ class RedisProcess:
         for name, value in settings.items():
             self.ask("CONFIG", "SET", name.replace("_", "-"), value)
 
+    def write_snapshot(self) -> None:
+        """Let the AOF begin with all that there is, as an RDB, which is read key by key."""
+        self.ask("BGREWRITEAOF")
+        self._await(lambda: self.ask("INFO", "persistence")["aof_rewrites"] == 1)
+        self._await(lambda: self.ask("INFO", "persistence")["aof_rewrite_in_progress"] == 0)
+
     def connections(self) -> int:
         """How many clients it has, this question's own aside."""
         with self.client() as client:

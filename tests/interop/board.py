@@ -16,6 +16,8 @@ from toril.model import JobRef
 FONTS = "https://fonts.googleapis.com/"
 """What the board's pages ask of the world: letters, which the browser's guard answers with none."""
 
+NOWHERE = "about:blank"
+FOLLOW = "path => { history.pushState({}, '', path); dispatchEvent(new PopStateEvent('popstate')) }"
 WIDE = ViewportSize(width=1360, height=900)
 NARROW = ViewportSize(width=390, height=844)
 STILL = "* { transition: none !important }"
@@ -53,12 +55,21 @@ class Board(Process):
 class Screen:
     """A page of the board in a browser that reaches nothing else."""
 
-    def __init__(self, page: Page, address: str) -> None:
+    def __init__(self, page: Page, board: Board, address: str) -> None:
         self.page = page
+        self._board = board
         self._address = address
+        self._prefix = ""
         self._troubles: list[str] = []
 
     # ---------------------------------------------------------------- where to look
+
+    async def look_at(self, prefix: str, queues: Sequence[str]) -> None:
+        """Have the board show these queues, to a page that knows nothing of others."""
+        if prefix != self._prefix:
+            await self.page.goto(NOWHERE)
+            await self._board.show(prefix, queues)
+            self._prefix = prefix
 
     async def open_overview(self) -> None:
         """All queues."""
@@ -87,7 +98,10 @@ class Screen:
         await expect(heading).to_have_attribute("aria-expanded", "true")
 
     async def _open(self, path: str) -> None:
-        await self.page.goto(self._address + path)
+        if self.page.url == NOWHERE:
+            await self.page.goto(self._address + path)
+        else:  # as a link of the page does it, without loading all of it again
+            await self.page.evaluate(FOLLOW, path)
         await expect(self.main.locator("[class*=card-], [class*=statusTabs-]").first).to_be_visible()
 
     # ---------------------------------------------------------------- what is there
@@ -189,9 +203,8 @@ class Screen:
         self.page.on("pageerror", lambda error: self._troubles.append(f"a script of the page failed: {error}"))
         self.page.on("response", self._note_answer)
 
-    async def troubles(self) -> list[str]:
+    def troubles(self) -> list[str]:
         """What has gone wrong since this was last asked."""
-        await self.page.goto("about:blank")
         noted, self._troubles = self._troubles, []
         return noted
 

@@ -73,7 +73,7 @@ async def window(board: Board) -> AsyncIterator[Screen]:
         browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
         page = await browser.new_page(viewport=WIDE, timezone_id=ZONE, locale="en-US")
         page.set_default_timeout(PATIENCE_MS)
-        window = Screen(page, await board.address())
+        window = Screen(page, board, await board.address())
         await window.watch()
         yield window
         await browser.close()
@@ -88,19 +88,19 @@ async def store(redis_url: str) -> AsyncIterator[Store]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def screen(board: Board, window: Screen, store: Store) -> AsyncIterator[Screen]:
+async def screen(window: Screen, store: Store) -> AsyncIterator[Screen]:
     """The window on this test's own queues."""
-    await board.show(store.prefix, QUEUES)
+    await window.look_at(store.prefix, QUEUES)
     yield window
-    assert await window.troubles() == []
+    assert window.troubles() == []
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def view(board: Board, window: Screen, scene: Scene) -> AsyncIterator[Screen]:
+async def view(window: Screen, scene: Scene) -> AsyncIterator[Screen]:
     """The window on the queues of the scene."""
-    await board.show(scene.store.prefix, QUEUES)
+    await window.look_at(scene.store.prefix, QUEUES)
     yield window
-    assert await window.troubles() == []
+    assert window.troubles() == []
 
 
 @pytest.fixture(scope="module")

@@ -51,9 +51,9 @@ class Executor:
 
     def start(self, claims: Sequence[Claim]) -> None:
         """Run claimed jobs."""
-        loop = asyncio.get_running_loop()
+        loop, now_ms = asyncio.get_running_loop(), self._clock.now_ms()
         for claim in claims:
-            run = Run(claim)
+            run = Run(claim, began_at_ms=now_ms)
             self._running.add(run)
             run.task = loop.create_task(self._run(run))
 
@@ -80,7 +80,7 @@ class Executor:
         if run.lost:
             self._running.remove(claim)
         else:
-            self._log(claim, outcome)
+            self._log(run, outcome)
             self._give(Settlement(claim, outcome))
         self._freed(claim.ref.queue)
 
@@ -176,11 +176,11 @@ class Executor:
 
     # ---------------------------------------------------------------- say it
 
-    def _log(self, claim: Claim, outcome: Outcome) -> None:
+    def _log(self, run: Run, outcome: Outcome) -> None:
         level = _LEVELS.get(type(outcome), logging.DEBUG)
         if not log.isEnabledFor(level):
             return
-        ms = self._clock.now_ms() - claim.claimed_at_ms
+        claim, ms = run.claim, self._clock.now_ms() - run.began_at_ms
         extra = {
             "queue": claim.ref.queue,
             "job_id": claim.ref.id,

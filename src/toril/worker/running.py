@@ -18,6 +18,7 @@ class Run:
     context: Context | None = None
     task: asyncio.Task[None] | None = None
     started: bool = False
+    began_at_ms: int = 0  # by the worker's own clock
     lost: bool = False
     handed_back: bool = False
     settling: bool = False  # its handler has ended, and what became of it is not yet recorded

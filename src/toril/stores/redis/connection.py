@@ -62,6 +62,7 @@ class Door:
         self._answer_s = answer_s
         self._opening: asyncio.Task[Line] | None = None
         self._pause_s = 0.0
+        self._last: Exception | None = None
         self.line: Line | None = None
         self.version: tuple[int, int] = OLDEST
 
@@ -81,8 +82,11 @@ class Door:
         if self._opening is None or self._opening.done():
             self._opening = asyncio.get_running_loop().create_task(self._open())
             self._opening.add_done_callback(_seen)
-        async with asyncio.timeout(within_s):
-            return await asyncio.shield(self._opening)
+        try:
+            async with asyncio.timeout(within_s):
+                return await asyncio.shield(self._opening)
+        except TimeoutError as error:
+            raise self._last or error from None
 
     async def _open(self) -> Line:
         if self._pause_s:
@@ -90,9 +94,11 @@ class Door:
         self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
         try:
             line = await Line.open(await self._servers.connection(self._node), self._answer_s)
-        except AWAY:
+        except AWAY as error:
+            self._last = error
             await self._servers.look_again()
             raise
+        self._last = None
         self.version = await _version(line)
         self.line = line
         self._pause_s = 0.0

@@ -97,7 +97,7 @@ class Master(One):
 
     async def connection(self, node: str) -> Any:
         host, port = await self._master()
-        settings = {**self._pool.connection_kwargs, "host": host, "port": port}
+        settings: _Settings = {**self._pool.connection_kwargs, "host": host, "port": port}
         del settings["connection_pool"]
         tls = issubclass(self._pool.connection_class, aioredis.SSLConnection)
         return (aioredis.SSLConnection if tls else aioredis.Connection)(**settings)
@@ -106,8 +106,14 @@ class Master(One):
         name, reason = self._pool.service_name, "none is named"
         for _ in range(len(self._sentinels)):
             try:
-                told = await _asked(self._sentinels[0].make_connection(), "SENTINEL", "MASTER", name)
-                state: dict[str, str] = dict(zip(told[::2], told[1::2], strict=True))
+                told: Any = await _asked(self._sentinels[0].make_connection(), "SENTINEL", "MASTER", name)
+                # With RESP3 it is a map.
+                flat: Any = (
+                    [word for field in cast("Mapping[str, str]", told).items() for word in field]
+                    if isinstance(told, Mapping)
+                    else told
+                )
+                state: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
                 if not {"s_down", "o_down"} & set(state["flags"].split(",")):
                     return state["ip"], int(state["port"])
                 reason = f"{state['ip']}:{state['port']} is down"

@@ -35,7 +35,10 @@ R = TypeVar("R")
 
 
 class ShardedRedisStore(RedisStore):
-    """A store whose queues lie in several slots. A unit lies in one, or is refused."""
+    """A store whose queues lie in several slots, each with its name as hash tag, as in `bull:{email}:wait`: Node must name its
+    queues so, as in `{email}`. A unit lies in one slot, or is refused."""
+
+    sharded = True
 
     async def add(self, units: Sequence[Unit]) -> list[Receipt]:
         """Store units. When the nodes of some cannot be reached, these are refused with `StoreUnavailable`, and the others stand.

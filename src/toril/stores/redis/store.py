@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Literal, TypeVar, cast
+from typing import ClassVar, Final, TypeVar
 
 from toril.clock import SYSTEM_CLOCK, Clock
 from toril.errors import ConfigError
@@ -28,10 +28,12 @@ class RedisStore(RedisProducer, RedisConsumer, RedisAdmin, RedisEventLog, RedisC
     """Jobs in Redis, under keys that begin with `prefix`. Opening does no I/O; the first verb connects.
 
     `source` is a URL, or a client of `redis.asyncio` whose settings are taken over. On a cluster, the prefix is made a hash
-    tag, as in `{bull}`, which keeps all queues together; with `shard="queue"` each queue's name is one, as in `{email}`, and
-    Node must name its queues so too. `timeout` is how many seconds an operation may take, `visible_connections` how many
-    connections a worker may show to Node.
+    tag, as in `{bull}`, which keeps all queues together; with `?shard=queue` each queue's name is one. `timeout` is how many
+    seconds an operation may take, `visible_connections` how many connections a worker may show to Node.
     """
+
+    sharded: ClassVar[bool] = False
+    lanes = 2  # one batch is under way while the worker runs the jobs of the other
 
     def __init__(
         self,
@@ -41,18 +43,15 @@ class RedisStore(RedisProducer, RedisConsumer, RedisAdmin, RedisEventLog, RedisC
         clock: Clock = SYSTEM_CLOCK,
         timeout: float = TIMEOUT_S,
         visible_connections: int = VISIBLE_CONNECTIONS,
-        shard: Literal["prefix", "queue"] = "prefix",
     ) -> None:
         if not timeout > 0:
             raise ConfigError(f"timeout must be more than 0 s, not {timeout!r}")
         if visible_connections < 0:
             raise ConfigError(f"visible_connections must be a whole number from 0, not {visible_connections!r}")
-        if shard not in ("prefix", "queue"):
-            raise ConfigError(f"shard is 'prefix' or 'queue', not {shard!r}")
         connections = Connections(source, clock, timeout_s=timeout)
-        if connections.clustered and shard == "prefix":
+        if connections.clustered and not self.sharded:
             prefix = tagged(prefix)
-        super().__init__(Keys(prefix, sharded=shard == "queue"), connections, clock, visible_connections)
+        super().__init__(Keys(prefix, sharded=self.sharded), connections, clock, visible_connections)
 
     @property
     def kind(self) -> str:
@@ -65,8 +64,6 @@ class RedisStore(RedisProducer, RedisConsumer, RedisAdmin, RedisEventLog, RedisC
     @property
     def prefix(self) -> str:
         return self._keys.prefix
-
-    lanes = 2  # one batch is under way while the worker runs the jobs of the other
 
     @property
     def clock(self) -> Clock:
@@ -89,14 +86,16 @@ def open_store(url: str, *, prefix: str, clock: Clock) -> RedisStore:
     from toril.stores.redis.sharded import ShardedRedisStore
 
     plain, options = taken_out(url, {"timeout", "visible_connections", "shard"})
-    kind = ShardedRedisStore if options.get("shard") == "queue" else RedisStore
+    shard = options.get("shard", "prefix")
+    if shard not in ("prefix", "queue"):
+        raise ConfigError(f"the option shard of a Redis URL is prefix or queue, not {shard!r}")
+    kind = ShardedRedisStore if shard == "queue" else RedisStore
     return kind(
         plain,
         prefix=prefix,
         clock=clock,
         timeout=_number(options, "timeout", float, TIMEOUT_S),
         visible_connections=_number(options, "visible_connections", int, VISIBLE_CONNECTIONS),
-        shard=cast("Any", options.get("shard", "prefix")),
     )
 
 

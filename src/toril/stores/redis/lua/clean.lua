@@ -5,7 +5,7 @@
 -- FLAGS  allow-oom
 -- include: remove
 
-local Q, now = queue_at(1), tonumber(A.now)
+local Q = queue_at(1)
 local by_age = A.collection == "completed" or A.collection == "failed"
 local left = tonumber(A.most)
 
@@ -24,7 +24,7 @@ local function verdict_on(job)
   return "remove"
 end
 
-local ids, behind, finished = sweep(Q, A.collection, A.behind, now, verdict_on)
+local ids, behind, finished = sweep(Q, A.collection, A.behind, verdict_on)
 finished = finished or left <= 0
 if finished and redis.call("EXISTS", Q.meta) == 1 then
   emit(Q, "cleaned", "count", tostring(tonumber(A.removed) + #ids))

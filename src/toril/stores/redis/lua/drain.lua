@@ -6,7 +6,7 @@
 -- FLAGS  allow-oom
 -- include: remove
 
-local Q, now = queue_at(1), tonumber(A.now)
+local Q = queue_at(1)
 local names = { "wait", "paused", "prioritized", A.delayed == "1" and "delayed" or nil }
 local place, behind, removed = tonumber(A.place), A.behind, 0
 
@@ -15,7 +15,7 @@ local function verdict_on(job)
 end
 
 while place > 0 and work_left > 0 do
-  local ids, last, finished = sweep(Q, names[place], behind, now, verdict_on)
+  local ids, last, finished = sweep(Q, names[place], behind, verdict_on)
   removed = removed + #ids
   behind = finished and "" or last
   if finished then

@@ -6,7 +6,7 @@
 -- FLAGS  allow-oom
 -- include: remove
 
-local Q, now = queue_at(1), tonumber(A.now)
+local Q = queue_at(1)
 -- Parents first, so that none comes back to its list because its children go.
 local STATES = { "waiting-children", "active", "wait", "paused", "delayed", "prioritized", "completed", "failed" }
 
@@ -20,7 +20,7 @@ local function remove_jobs()
     local finished = false
     while not finished and work_left > 0 do
       local ids
-      ids, _, finished = sweep(Q, name, "", now, always)
+      ids, _, finished = sweep(Q, name, "", always)
       removed = removed + #ids
     end
   end

@@ -2,6 +2,7 @@
 -- KEYS  *queues
 -- ARGV  now *refs(queue id)
 -- RETURNS  of each job done, missing or wrong-state
+-- FLAGS  allow-oom
 -- include: enqueue
 
 local function promote(Q, id)

@@ -6,8 +6,6 @@
 -- FLAGS  allow-oom
 -- include: remove
 
-local now = tonumber(A.now)
-
 local function children_of(key)
   local found = {}
   if redis.call("EXISTS", key .. ":dependencies", key .. ":processed", key .. ":failed", key .. ":unsuccessful") == 0 then
@@ -62,7 +60,7 @@ end
 local function remove(Q, id)
   local job = look_at(Q, id)
   local before = take_out(Q, id)
-  forget(Q, job, now)
+  forget(Q, job)
   emit(Q, "removed", "jobId", id, "prev", before)
   worked(1)
 end

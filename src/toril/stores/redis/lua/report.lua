@@ -2,6 +2,7 @@
 -- KEYS  *queues
 -- ARGV  now *reports(queue id token progress keep_logs) *lines(report text)
 -- RETURNS  the places of the reports whose job is no longer the reporter's
+-- FLAGS  allow-oom
 -- include: queue
 
 local lost, own = {}, {}

@@ -3,6 +3,7 @@
 -- ARGV  now state limit
 -- RETURNS  how many were counted, when the last of the minutes was begun, how many were counted before that, and how many
 --          in each minute before it, newest first; nothing where none was counted
+-- FLAGS  no-writes
 -- include: queue
 
 local Q = queue_at(1)

@@ -3,6 +3,7 @@
 -- ARGV  now *asked(queue)
 -- RETURNS  for each queue {wait, prioritized, delayed, active, waiting-children, completed, failed, flat settings,
 --          when the next job to run was added or ""}
+-- FLAGS  no-writes
 -- include: queue
 
 local answers = {}

@@ -45,7 +45,7 @@ local function take_out(Q, id)
 end
 
 -- What belongs to a job that is in no collection any more. A parent that waited for it alone is released.
-local function forget(Q, job, now)
+local function forget(Q, job)
   local key = Q.base .. job.id
   if job.parentKey then
     drop_child(job.parentKey, key)
@@ -78,7 +78,7 @@ end
 
 -- Remove jobs of a collection, those behind this id (or the first) on, if `verdict_on` says "remove" and not "keep" or
 -- "stop". Returns their ids, behind which id to go on, and whether the end was reached.
-local function sweep(Q, name, behind, now, verdict_on)
+local function sweep(Q, name, behind, verdict_on)
   local wanted = math.max(1, math.ceil(work_left))
   local ids, kept = ids_behind(Q, name, behind, wanted)
   local doomed, removed, verdict = {}, {}, nil
@@ -104,7 +104,7 @@ local function sweep(Q, name, behind, now, verdict_on)
     leave(Q, name, job.id)
   end
   for _, job in ipairs(doomed) do
-    forget(Q, job, now)
+    forget(Q, job)
     if job.name then
       removed[#removed + 1] = job.id
     end
