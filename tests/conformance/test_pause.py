@@ -88,3 +88,13 @@ async def test_pausing_and_resuming_are_told(store: Store) -> None:
     await store.resume(QUEUE)
 
     assert await told(store) == [("paused", {}), ("resumed", {})]
+
+
+async def test_pausing_again_and_resuming_again_are_not_told(store: Store) -> None:
+    await store.resume(QUEUE)
+    await store.pause(QUEUE)
+    await store.pause(QUEUE)
+    await store.resume(QUEUE)
+    await store.resume(QUEUE)
+
+    assert await told(store) == [("paused", {}), ("resumed", {})]

@@ -225,3 +225,23 @@ async def test_what_a_removed_child_had_completed_with_stays_with_its_parent(sto
 
     assert await state_of(store, parent) is State.WAITING_CHILDREN
     assert ("completed", '"thumb.png"') in [(one.state, one.result) for one in await store.children(parent)]
+
+
+async def test_a_job_that_took_the_id_of_a_child_that_went_does_not_go_with_its_parent(store: Store) -> None:
+    parent = new_job(store, queue="albums", has_children=True)
+    await added(store, parent, new_job(store, job_id="cover", parent=ref_of(parent)))
+    await complete(store, await claim_one(store))
+    await store.remove([JobRef("email", "cover")])
+    other = await given(store, job_id="cover")
+
+    assert await store.remove([ref_of(parent)]) == [Answer.DONE]
+
+    assert await state_of(store, other) is State.WAITING
+
+
+async def test_a_parent_released_by_its_own_removal_was_waiting(store: Store) -> None:
+    parent, _ = await given_flow(store)
+
+    await store.remove([parent])
+
+    assert (await told(store))[-2:] == [("waiting", {"prev": "waiting-children"}), ("removed", {"prev": "wait"})]

@@ -13,6 +13,7 @@ from conformance.given import (
     now_ms,
     record_of,
     refs,
+    retry_after,
     state_of,
     told,
 )
@@ -191,6 +192,16 @@ async def test_a_new_delay_and_new_progress_are_told_and_the_rest_is_not(store: 
         ("delayed", {"due_at_ms": str(now_ms(store) + 5_000)}),
         ("progress", {"data": "1"}),
     ]
+
+
+async def test_the_priority_of_a_running_job_counts_when_it_waits_again(store: Store) -> None:
+    one = await given_active(store, attempts=2, backoff=0)
+    assert await update(store, Update(one.ref, priority=5)) is Answer.DONE
+
+    await retry_after(store, one)
+
+    record = await record_of(store, one.ref)
+    assert (record.state, record.priority) == (State.PRIORITIZED, 5)
 
 
 async def test_a_log_that_is_cleared_and_written_at_once_has_the_new_lines(store: Store) -> None:

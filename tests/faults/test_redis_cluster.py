@@ -100,7 +100,7 @@ class WithoutFlows(ShardedRedisStore):
 @pytest.fixture(params=["prefix", "queue"], ids=lambda shard: f"shard-{shard}")
 def open_store(request: pytest.FixtureRequest, started: ClusterGroup, prefix: str, clock: TurnedClock) -> Any:
     kind = WithoutFlows if request.param == "queue" else RedisStore
-    return lambda: kind(started.url, prefix=prefix, clock=clock, shard=request.param)
+    return lambda: kind(started.url, prefix=prefix, clock=clock)
 
 
 def _conformance() -> Iterator[tuple[str, Any]]:

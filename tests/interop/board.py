@@ -173,6 +173,11 @@ class Screen:
         await self.press(self.dialog.get_by_role("button", name=button, exact=True))
         await expect(self.dialog).to_have_count(0)
 
+    async def dismiss(self) -> None:
+        """Close the dialog, if one is open."""
+        await self.page.keyboard.press("Escape")
+        await expect(self.dialog).to_have_count(0)
+
     async def press(self, button: Locator) -> None:
         """Press what changes something, and wait until the board has done it."""
         async with self.page.expect_response(_is_change) as changing:

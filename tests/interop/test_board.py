@@ -425,7 +425,8 @@ async def test_a_worker_is_listed_on_each_of_its_queues_while_it_runs(
             await expect(screen.main).not_to_contain_text("No workers")
             await screen.open_info("Connected workers")
             await expect(screen.dialog).to_contain_text(worker.id)
-        await screen.photograph("workers", shots)
+            await screen.photograph(f"workers-{queue}", shots)
+            await screen.dismiss()
     for queue in (QUEUE, "images"):
         await screen.open_list(queue)
         await expect(screen.main).to_contain_text("No workers")

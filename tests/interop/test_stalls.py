@@ -14,6 +14,8 @@ from toril.states import State
 
 LOCK_MS = 500
 INTERVAL_MS = 100
+RENEWED_LOCK_MS = 1_000
+FOLLOWED_MS = 1_500
 TOO_OFTEN = "job stalled more than allowable limit"
 
 
@@ -187,9 +189,9 @@ async def test_sides_look_for_stalled_jobs_in_turn(shared: Shared, redis: Any) -
 
 async def test_toril_leaves_a_job_alone_whose_lock_node_renews(shared: Shared, redis: Any) -> None:
     job_id = await shared.theirs.add("long", {"do": [["hold"], ["return", 1]]})
-    worker = await shared.node.worker(shared.name, lockDuration=300)
+    worker = await shared.node.worker(shared.name, lockDuration=RENEWED_LOCK_MS)
     await worker.held(job_id)
-    await locked_for(shared, redis, job_id, 900)
+    await locked_for(shared, redis, job_id, FOLLOWED_MS)
 
     assert await recover(shared, redis) == []
     await worker.release(job_id)
@@ -200,10 +202,10 @@ async def test_toril_leaves_a_job_alone_whose_lock_node_renews(shared: Shared, r
 async def test_node_leaves_a_job_alone_whose_lock_toril_renews(shared: Shared, redis: Any) -> None:
     job = await shared.ours.add("long", {"do": [["hold"], ["return", 1]]})
     watcher = await shared.node.worker(shared.name, autorun=False, stalledInterval=20)
-    async with shared.worker(lock=0.3).at_work() as worker:
+    async with shared.worker(lock=RENEWED_LOCK_MS / 1000).at_work() as worker:
         await worker.held(job.id)
         await watcher.call("startStalledCheckTimer")
-        await locked_for(shared, redis, job.id, 900)
+        await locked_for(shared, redis, job.id, FOLLOWED_MS)
         await worker.release(job.id)
         await shared.events.event("completed", jobId=job.id)
 

@@ -26,12 +26,20 @@ from toril.stores.redis.wire.texts import as_list, encode, parsed
 MINUTE_MS = 60_000
 
 
+PIECE = 1000
+"""About how many jobs one call reads."""
+
+
 class RedisInspector(Calls):
     """What people and dashboards read."""
 
     async def get(self, refs: Sequence[JobRef]) -> list[JobRecord | None]:
-        if not refs:
-            return []
+        found: list[JobRecord | None] = []
+        for first in range(0, len(refs), PIECE):
+            found += await self._get(refs[first : first + PIECE])
+        return found
+
+    async def _get(self, refs: Sequence[JobRef]) -> list[JobRecord | None]:
         places = Places(self._keys)
         now_ms = await self._connections.now_ms()
         rows = [RefRow(places.of(ref.queue), ref.id) for ref in refs]

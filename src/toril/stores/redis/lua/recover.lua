@@ -16,7 +16,7 @@ end
 local function with_stall(history, job)
   local entry = cjson.encode({
     number = (tonumber(job[2]) or 0) + 1, worker = job[4] or nil, started = tonumber(job[5]) or now, ended = now,
-    outcome = "stalled",
+    outcome = "stalled", reason = "its worker stopped renewing its lock",
   })
   if not history or history == "[]" then
     return "[" .. entry .. "]"

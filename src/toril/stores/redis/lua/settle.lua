@@ -60,13 +60,14 @@ function outcomes.delayed(Q, key, item)
   note(key, item, "delay", item.detail.delay)
 end
 
--- Node's workers read the key, and only those with a limit of their own; ours read the setting, with the others.
+-- Node's workers read the key, and only those with a limit of their own; ours read the setting, with the others. A longer
+-- wish stays as it is.
 function outcomes.throttled(Q, key, item, job)
-  local for_ms = tonumber(item.detail.delay)
-  if for_ms > 0 then
-    redis.call("SET", Q.limiter, "9007199254740991", "PX", for_ms)
-    redis.call("HSET", Q.meta, "py:throttled-until", string.format("%.0f", now + for_ms))
-    settings(Q).throttled_until = now + for_ms
+  local known, until_ms = settings(Q), now + tonumber(item.detail.delay)
+  if until_ms > now and until_ms > known.throttled_until then
+    redis.call("SET", Q.limiter, "9007199254740991", "PX", item.detail.delay)
+    redis.call("HSET", Q.meta, "py:throttled-until", string.format("%.0f", until_ms))
+    known.throttled_until = until_ms
   end
   in_front(Q, key, item, job)
 end

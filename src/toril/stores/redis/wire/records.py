@@ -24,10 +24,10 @@ from toril.stores.redis.wire.rows import Handle
 from toril.stores.redis.wire.texts import Flat, as_list, as_object, fields_of, moment, number, parsed, whole
 
 EVENT_FIELDS = {
-    "delay": "due_at_ms",
-    "returnvalue": "result",
-    "failedReason": "reason",
-    "attemptsMade": "attempts_made",
+    ("delayed", "delay"): "due_at_ms",
+    ("completed", "returnvalue"): "result",
+    ("failed", "failedReason"): "reason",
+    ("retries-exhausted", "attemptsMade"): "attempts_made",
 }
 """Fields of BullMQ's own events, by their names here."""
 
@@ -138,7 +138,7 @@ def read_event(queue: str, entry_id: str, flat: Flat) -> Event:
     fields = fields_of(flat)
     name = fields.pop("event", "")
     job_id = fields.pop("jobId", None)
-    known = {EVENT_FIELDS.get(field, field): text for field, text in fields.items()}
+    known = {EVENT_FIELDS.get((name, field), field): text for field, text in fields.items()}
     return Event(queue, entry_id, int(entry_id.partition("-")[0]), name, job_id, known)
 
 

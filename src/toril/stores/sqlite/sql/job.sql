@@ -53,7 +53,7 @@ SELECT q.name, c.id, c.state, c.result, c.reason
   FROM child c JOIN queue q ON q.qid = c.qid WHERE c.parent_row = :row ORDER BY q.name, c.id;
 
 -- :child_rows
-SELECT j.row FROM child c JOIN job j ON j.qid = c.qid AND j.id = c.id WHERE c.parent_row = :row;
+SELECT j.row FROM child c JOIN job j ON j.qid = c.qid AND j.id = c.id WHERE c.parent_row = :row AND j.parent_row = :row;
 
 -- :in_state  Rows of a state from its front, for removal in pieces.
 SELECT row FROM job WHERE qid = :qid AND state = :state ORDER BY rank, place LIMIT :limit;

@@ -78,8 +78,9 @@ def remove(tx: Transaction, prefix: str, refs: Sequence[JobRef]) -> list[Answer]
             continue
         for job in family:
             queue = tx.queue_of(prefix, job.qid)
+            state = tx.one("job.get_row", row=job.row)[2]  # its children may just have released it
             evict(tx, prefix, [job.row], receipts=False)
-            tx.emit(queue, "removed", job.id, prev="wait" if job.state == State.WAITING else job.state)
+            tx.emit(queue, "removed", job.id, prev="wait" if state == State.WAITING else state)
         answers.append(Answer.DONE)
     return answers
 
@@ -168,6 +169,8 @@ def configure(tx: Transaction, prefix: str, name: str, settings: QueueSettings) 
 def set_paused(tx: Transaction, prefix: str, name: str, paused: bool) -> None:
     queue = tx.queue(prefix, name, create=True)
     assert queue is not None
+    if bool(queue.paused) == paused:
+        return
     queue.paused = int(paused)
     tx.emit(queue, "paused" if paused else "resumed")
     tx.ring(queue)

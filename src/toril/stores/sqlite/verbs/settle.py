@@ -44,6 +44,7 @@ class _Held:
     history: str | None
     made: int
     deferred: str | None
+    priority: int
 
     @property
     def row(self) -> Any:
@@ -176,7 +177,7 @@ def _requeue(tx: Transaction, prefix: str, queue: QueueRow, batch: Batch) -> Non
             case Retried(after_ms=after_ms):
                 spent, reason, delay_ms = 1, outcome.reason, after_ms
                 kind, stack = "retried", outcome.stack
-                state, rank, place = _later(queue, claimed.priority, tx.now_ms, after_ms, lifo=claimed.options.lifo)
+                state, rank, place = _later(queue, item.priority, tx.now_ms, after_ms, lifo=claimed.options.lifo)
             case Delayed(until_ms=until_ms):
                 delay_ms, kind, stack = max(0, until_ms - tx.now_ms), "delayed", ""
                 state, rank, place = State.DELAYED, until_ms, queue.back()
@@ -185,7 +186,7 @@ def _requeue(tx: Transaction, prefix: str, queue: QueueRow, batch: Batch) -> Non
                 state, rank, place = State.WAITING_CHILDREN, tx.now_ms, queue.back()
             case _:
                 kind, stack = ("throttled" if isinstance(outcome, Throttled) else "released"), ""
-                state, rank, place = (*ready(claimed.priority), next(fronts))
+                state, rank, place = (*ready(item.priority), next(fronts))
                 if isinstance(outcome, Throttled):
                     queue.limited_until_ms = max(queue.limited_until_ms, tx.now_ms + outcome.for_ms)
         history = _history(tx, item, kind, reason or "", stack)
