@@ -43,23 +43,30 @@ local function put_back(place, Q, id)
   moved[#moved + 1] = { place, id, too_often and 1 or 0 }
 end
 
-local function judge(place, Q)
-  local suspects = redis.call("SMEMBERS", Q.stalled)
+-- Those that ran longest come back last, and so in front: they keep their order.
+local function judge(place, Q, active)
+  local suspect, still = {}, {}
+  for _, id in ipairs(redis.call("SMEMBERS", Q.stalled)) do
+    suspect[id] = true
+  end
   redis.call("DEL", Q.stalled)
-  for _, id in ipairs(suspects) do
-    if string.sub(id, 1, 2) == "0:" then
+  for _, id in ipairs(active) do
+    if suspect[id] and string.sub(id, 1, 2) == "0:" then
       redis.call("LREM", Q.active, 1, id)
-    elseif redis.call("EXISTS", Q.base .. id .. ":lock") == 0 and redis.call("LREM", Q.active, 1, id) == 1 then
+    elseif suspect[id] and redis.call("EXISTS", Q.base .. id .. ":lock") == 0 then
+      redis.call("LREM", Q.active, 1, id)
       put_back(place, Q, id)
+    else
+      still[#still + 1] = id
     end
   end
+  return still
 end
 
 for place, checked in ipairs(A.checked) do
   local Q = queue_at(checked.queue)
   if redis.call("SET", Q["stalled-check"], A.now, "PX", A.interval_ms, "NX") then
-    judge(place, Q)
-    local active = redis.call("LRANGE", Q.active, 0, -1)
+    local active = judge(place, Q, redis.call("LRANGE", Q.active, 0, -1))
     with_all("SADD", Q.stalled, active)
   end
 end
