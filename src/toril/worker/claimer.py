@@ -57,6 +57,7 @@ class Claimer:
         finally:
             if self._listening is not None:
                 self._listening.cancel()
+                await asyncio.wait((self._listening,))  # it may have a ring to hand back, and needs the store for it
 
     async def _claim(self, wanted: Wanted) -> None:
         """Ask until there is an answer: the same wish again, since a lost answer may have held jobs."""

@@ -99,7 +99,11 @@ class Door:
             await self._servers.look_again()
             raise
         self._last = None
-        self.version = await _version(line)
+        try:
+            self.version = await _version(line)
+        except BaseException:
+            line.close()
+            raise
         self.line = line
         self._pause_s = 0.0
         return line
@@ -120,7 +124,7 @@ class _Here:
     bells: dict[str, list[Bell]] = field(default_factory=dict[str, "list[Bell]"])
     held: dict[str, Line] = field(default_factory=dict[str, Line])
     holding: asyncio.Lock = field(default_factory=asyncio.Lock)
-    offset_ms: int = 0
+    ahead_ms: int = 0
     measured_at_s: float | None = None
 
     def lines(self) -> list[Line]:
@@ -132,9 +136,10 @@ class _Here:
 class Connections:
     """The connections of one store. An operation takes at most `timeout_s`, opening a connection included."""
 
-    def __init__(self, source: Source, clock: Clock, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, source: Source, clock: Clock, *, timeout_s: float = 5.0, home: str = "") -> None:
         self._source = source
         self._clock = clock
+        self._home = home  # a key on the server whose clock counts
         self._timeout_s = timeout_s
         self._loops: dict[tuple[int, asyncio.AbstractEventLoop], _Here] = {}
         first = servers(source, timeout_s)
@@ -145,16 +150,28 @@ class Connections:
 
     async def now_ms(self) -> int:
         """The server's time, as the clock and what it is off by tell it. A clock that is turned is taken at its word."""
+        return self._clock.now_ms() + await self.ahead_ms()
+
+    async def ahead_ms(self) -> int:
+        """How far the server's clock is ahead of ours, looked at each minute; 0 where it is not worth speaking of."""
         if self._clock.turned:
-            return self._clock.now_ms()
+            return 0
         here = self._here()
         if here.measured_at_s is None or time.monotonic() - here.measured_at_s > OFFSET_LIFE_S:
-            before_ms = self._clock.now_ms()
-            seconds, micros = await self.command("TIME", key="")
-            midway_ms = (before_ms + self._clock.now_ms()) // 2
-            here.offset_ms = int(seconds) * 1000 + int(micros) // 1000 - midway_ms
+            try:
+                here.ahead_ms = await self._through(self._home, self._measured_ahead_ms)
+            except StoreUnavailable:  # the queues of a cluster need not wait for the node that tells the time
+                if here.measured_at_s is None:
+                    raise
             here.measured_at_s = time.monotonic()
-        return self._clock.now_ms() + here.offset_ms
+        return here.ahead_ms
+
+    async def _measured_ahead_ms(self, _: Door, line: Line) -> int:
+        """How far the server's clock is ahead of ours, less what the way of the answer explains."""
+        before_ms = self._clock.now_ms()  # on a line that stands: opening it may have taken seconds
+        seconds, micros = await line.call(("TIME",))
+        server_ms = int(seconds) * 1000 + int(micros) // 1000
+        return max(server_ms - self._clock.now_ms(), 0) + min(server_ms - before_ms, 0)
 
     async def run(self, name: str, keys: Sequence[str], /, **values: Argument) -> Any:
         """The answer of a script. A server that does not know it yet is told.
@@ -178,8 +195,10 @@ class Connections:
 
         return await self._through(keys[0] if keys else "", ask)
 
-    async def command(self, *words: Word, key: str | None = None, repeatable: bool = True) -> Any:
-        """The answer of one command, asked of the server that holds `key` (by default its first argument).
+    async def command(
+        self, *words: Word, key: str | None = None, node: str | None = None, repeatable: bool = True
+    ) -> Any:
+        """The answer of one command, asked of a node, or of the one that holds `key` (by default its first argument).
 
         Raises:
             StoreUnavailable: the server cannot be reached or written. One that is not `repeatable` may have been done.
@@ -189,7 +208,8 @@ class Connections:
         async def ask(_: Door, line: Line) -> Any:
             return await line.call(words)
 
-        return await self._through(str(words[1]) if key is None else key, ask, repeatable=repeatable)
+        asked = str(words[1]) if key is None and node is None else key or ""
+        return await self._through(asked, ask, node=node, repeatable=repeatable)
 
     async def confirm(self, name: str, keys: Sequence[str], confirm: Confirm, /, **values: Argument) -> tuple[Any, str]:
         """The answer of a script, and what is still missing of what was to be confirmed: a reason, or nothing.
@@ -220,20 +240,34 @@ class Connections:
         Raises:
             StoreUnavailable: a server cannot be reached.
         """
-        try:
-            nodes = await self._here().servers.nodes()
-        except AWAY as error:
-            raise self._unavailable(error) from error
-        for node in nodes:
+        for node in await self._nodes():
             cursor = ""
             while cursor != "0":
                 words = ("SCAN", cursor or "0", "MATCH", pattern, "COUNT", SCANNED_AT_ONCE)
-
-                async def ask(_: Door, line: Line, words: Sequence[Word] = words) -> Any:
-                    return await line.call(words)
-
-                cursor, page = await self._through("", ask, node=node)
+                cursor, page = await self.command(*words, node=node)
                 yield page
+
+    async def everywhere(self, *words: Word) -> dict[str, Any]:
+        """The answers to one command of all servers that hold keys, by their names.
+
+        Raises:
+            StoreUnavailable: a server cannot be reached.
+        """
+        return {node: await self.command(*words, node=node) for node in await self._nodes()}
+
+    async def node_of(self, key: str) -> str:
+        """The name of the server that holds a key.
+
+        Raises:
+            StoreUnavailable: it cannot be found.
+        """
+        return await self._node(self._here(), key, time.monotonic() + self._timeout_s)
+
+    async def _nodes(self) -> list[str]:
+        try:
+            return await self._here().servers.nodes()
+        except AWAY as error:
+            raise self._unavailable(error) from error
 
     async def _through(
         self,
@@ -269,7 +303,7 @@ class Connections:
         while True:
             try:
                 return await here.servers.node_of(key)
-            except (*AWAY, KeyError) as error:
+            except AWAY as error:
                 await here.servers.look_again()
                 if time.monotonic() + pause_s > until_s:
                     raise self._unavailable(error) from error
@@ -320,16 +354,23 @@ class Connections:
             bell = bells.pop() if bells else await self._open_bell(here, name, key)
             try:
                 yield bell
+            except Refused as error:
+                if error.code not in MOVED and error.code not in BUSY:
+                    raise
+                if error.code in MOVED:
+                    bell.line.close()
+                    await here.servers.look_again()
+                await asyncio.sleep(FIRST_PAUSE_S)  # nothing was heard; whoever waited looks by itself
             except BaseException:
                 if bell.busy:
                     bell.line.close()
                 raise
             finally:
-                if bell.line.broken is None:
+                if here.bells.get(worker) is not bells:
+                    bell.line.close()  # whoever waited has hung up
+                elif bell.line.broken is None:
                     bells.append(bell)
         except AWAY as error:
-            if isinstance(error, Refused) and error.code in MOVED:
-                await here.servers.look_again()
             raise self._unavailable(error) from error
 
     async def _open_bell(self, here: _Here, name: str, key: str) -> Bell:
@@ -342,7 +383,7 @@ class Connections:
         except BaseException:
             line.close()
             raise
-        return Bell(self, line, number, key)
+        return Bell(self, line, number, node)
 
     def hang_up(self, worker: str) -> None:
         """Close the connections on which a worker has waited; with a slot for each queue, there are several."""
@@ -379,7 +420,7 @@ class Connections:
                 door.close()
             for line in here.lines():
                 line.close()
-            await here.servers.close()
+            here.bells.clear()
             await asyncio.sleep(0)  # lets the loop close what was aborted
         self._forget_closed()
 
@@ -400,10 +441,10 @@ class Connections:
 class Bell:
     """One connection that blocks until something is there to take."""
 
-    def __init__(self, connections: Connections, line: Line, number: int | None, key: str) -> None:
+    def __init__(self, connections: Connections, line: Line, number: int | None, node: str) -> None:
         self._connections = connections
         self._number = number
-        self._key = key
+        self._node = node
         self.line = line
         self.busy = False
 
@@ -424,7 +465,7 @@ class Bell:
             self.line.close()
             return None
         try:
-            await self._connections.command("CLIENT", "UNBLOCK", self._number, key=self._key)
+            await self._connections.command("CLIENT", "UNBLOCK", self._number, node=self._node)
             return await asyncio.wait_for(asyncio.shield(answer), UNBLOCK_S)
         except (StoreError, *AWAY):
             self.line.close()

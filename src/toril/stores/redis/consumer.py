@@ -74,7 +74,7 @@ class RedisConsumer(RedisPresence):
         places = Places(self._keys)
         wish = self._wish(wanted, places)
         claims, idle = await self._run("claim", places, **wish)
-        return self._claimed(wanted, places, claims, idle)
+        return self._claimed(wanted, places, claims, idle, await self._connections.ahead_ms())
 
     def _wish(self, wanted: Wanted | None, places: Places) -> dict[str, Any]:
         """The arguments that hand_out.lua takes."""
@@ -94,20 +94,25 @@ class RedisConsumer(RedisPresence):
             "named": [_Named(n, one) for n, slots in enumerate(wanted.slots, 1) for one in slots.ids],
         }
 
-    def _claimed(self, wanted: Wanted, places: Places, claims: Iterable[Any], idle: Iterable[Any]) -> Claimed:
+    def _claimed(
+        self, wanted: Wanted, places: Places, claims: Iterable[Any], idle: Iterable[Any], ahead_ms: int
+    ) -> Claimed:
         return Claimed(
             tuple(
                 records.read_claim(places.queue_at(place), job_id, flat, wanted.token, wanted.worker, self._keys)
                 for place, job_id, flat in claims
             ),
-            {places.queue_at(place): Idle(reason, until_ms or None) for place, reason, until_ms in idle},
+            {
+                places.queue_at(place): Idle(reason, until_ms - ahead_ms if until_ms else None)
+                for place, reason, until_ms in idle
+            },
         )
 
     async def settle(self, settled: Sequence[Settlement], then: Wanted | None = None) -> Settled:
         if not settled and then is None:
             return Settled()
         places = Places(self._keys)
-        rows = SettledRows(await self._connections.now_ms())
+        rows = SettledRows(await self._connections.now_ms(), await self._connections.ahead_ms())
         for one in settled:
             rows.append(one.claim, one.outcome, places.of(one.claim.ref.queue))
         codes, claims, idle = await self._run(
@@ -119,7 +124,8 @@ class RedisConsumer(RedisPresence):
             **self._wish(then, places),
         )
         lost, staying, refused = _sorted(settled, codes)
-        claimed = None if then is None else self._claimed(then, places, claims, idle)
+        ahead_ms = await self._connections.ahead_ms()
+        claimed = None if then is None else self._claimed(then, places, claims, idle, ahead_ms)
         return Settled(tuple(lost), tuple(staying), tuple(refused), claimed)
 
     async def report(self, reports: Sequence[Report]) -> list[JobRef]:

@@ -59,7 +59,8 @@ class Keys:
 
 def tagged(prefix: str) -> str:
     """A prefix that keeps all queues in one slot of a cluster, as in `{bull}`."""
-    return prefix if "{" in prefix and "}" in prefix.partition("{")[2] else f"{{{prefix}}}"
+    tag, closed, _ = prefix.partition("{")[2].partition("}")
+    return prefix if tag and closed else f"{{{prefix}}}"
 
 
 class Places:

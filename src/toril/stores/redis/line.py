@@ -148,11 +148,15 @@ class Line(asyncio.Protocol):
 
     def forget(self) -> None:
         """Give back the socket of a line whose loop is over, or is another process's: nothing may be said on it."""
-        transport: Any = self._transport
-        sock = getattr(transport, "_sock", None)  # a transport closes through its loop, and that one is gone
+        outer: Any = self._transport
+        inner = getattr(
+            getattr(outer, "_ssl_protocol", None), "_transport", outer
+        )  # under TLS, the one with the socket
+        sock = getattr(inner, "_sock", None)  # a transport closes through its loop, and that one is gone
         if sock is not None:
             sock.close()
-            transport._sock = None
+            inner._sock = None
+            inner._closing = outer._closing = outer._closed = True  # so that nobody warns of it
 
     def close(self) -> None:
         """End it; what is under way fails."""

@@ -7,9 +7,9 @@ import base64
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from toril.clock import Clock
@@ -23,6 +23,8 @@ from toril.stores.redis.keys import Keys
 from toril.stores.redis.line import Refused
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 REMEMBERED_MS: Final = DAY_MS
 """For how long the connections of a worker that fell silent are known to be ours."""
@@ -131,7 +133,7 @@ class RedisPresence(Calls):
 
     async def _peers(self, ours: Collection[WorkerInfo]) -> list[WorkerInfo]:
         """Node's workers: none where this user may not see who is connected. `ours` are known, those that froze too."""
-        listed: str | None = await self._asked("CLIENT", "LIST")
+        listed: dict[str, str] | None = await _if_allowed(self._connections.everywhere("CLIENT", "LIST"))
         now_ms = self._clock.now_ms()
         known = {
             client_name(self._keys, queue, called)
@@ -139,9 +141,16 @@ class RedisPresence(Calls):
             for queue in worker.queues
             for called in (worker.id, worker.name or worker.id)
         }
-        clients = [dict(pair(word, "=") for word in line.split(" ")) for line in (listed or "").splitlines()]
-        peers = (self._peer(client, now_ms) for client in clients if client.get("name", "") not in known)
-        return [peer for peer in peers if peer is not None]
+        peers: list[WorkerInfo] = []
+        for node, lines in (listed or {}).items():
+            clients = [dict(pair(word, "=") for word in line.split(" ")) for line in lines.splitlines()]
+            found = (self._peer(client, now_ms) for client in clients if client.get("name", "") not in known)
+            peers += [peer for peer in found if peer is not None and await self._waits_at(peer, node)]
+        return peers
+
+    async def _waits_at(self, peer: WorkerInfo, node: str) -> bool:
+        """Whether a server holds the queue of a peer, which has a connection of its name to each node of a cluster."""
+        return node == await self._connections.node_of(self._keys.base(next(iter(peer.queues))))
 
     def _peer(self, client: Mapping[str, str], now_ms: int) -> WorkerInfo | None:
         """The worker behind a connection, if its name is one that BullMQ gives to those of workers."""
@@ -166,12 +175,7 @@ class RedisPresence(Calls):
 
     async def _asked(self, *words: str | int) -> Any:
         """The answer of a command that is not about keys; None where the server does not allow or know it."""
-        try:
-            return await self._connections.command(*words, key=self._anywhere)
-        except StoreError as error:
-            if isinstance(error.__cause__, Refused) and error.__cause__.code in ("NOPERM", "ERR"):
-                return None
-            raise
+        return await _if_allowed(self._connections.command(*words, key=self._anywhere))
 
     def _pages(self, pattern: str) -> AsyncGenerator[list[str], None]:
         """The keys under the prefix that fit a pattern, some at a time; one may come twice."""
@@ -181,6 +185,16 @@ class RedisPresence(Calls):
     def _anywhere(self) -> str:
         """Stands for the keys of all queues."""
         return f"{self._keys.prefix}:"
+
+
+async def _if_allowed(asking: Awaitable[T]) -> T | None:
+    """An answer; None where the server does not allow or know the question."""
+    try:
+        return await asking
+    except StoreError as error:
+        if isinstance(error.__cause__, Refused) and error.__cause__.code in ("NOPERM", "ERR"):
+            return None
+        raise
 
 
 def client_name(keys: Keys, queue: str, worker: str) -> str:

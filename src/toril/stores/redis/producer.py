@@ -29,18 +29,18 @@ class RedisProducer(Calls):
         return [receipts[id(unit)] for unit in units]
 
     async def _add(self, units: Sequence[Unit]) -> Any:
-        places, jobs = self._rows(units)
+        places, jobs = await self._rows(units)
         return await self._run("add", places, kinds=jobs.kinds, jobs=jobs.jobs)
 
-    def _rows(self, units: Sequence[Unit]) -> tuple[Places, JobRows]:
-        places, jobs = Places(self._keys), JobRows(self._keys)
+    async def _rows(self, units: Sequence[Unit]) -> tuple[Places, JobRows]:
+        places, jobs = Places(self._keys), JobRows(self._keys, await self._connections.ahead_ms())
         for number, unit in enumerate(units, 1):
             for job in unit.jobs:
                 jobs.append(job, number, places.of(job.queue))
         return places, jobs
 
     async def _add_confirmed(self, units: Sequence[Unit], confirm: Confirm) -> list[Receipt]:
-        places, jobs = self._rows(units)
+        places, jobs = await self._rows(units)
         now_ms = await self._connections.now_ms()
         answers, doubts = await self._connections.confirm(
             "add", places.bases, confirm, now=now_ms, kinds=jobs.kinds, jobs=jobs.jobs

@@ -58,10 +58,6 @@ class Servers(Protocol):
         """Forget which server holds what: one has moved, or has gone."""
         ...
 
-    async def close(self) -> None:
-        """Give back what finding the servers took."""
-        ...
-
 
 class One:
     """One server: redis-py's pool knows how to reach it."""
@@ -83,9 +79,6 @@ class One:
 
     async def look_again(self) -> None:
         """There is no other."""
-
-    async def close(self) -> None:
-        """Nothing was taken."""
 
 
 class Master(One):
@@ -184,9 +177,6 @@ class Cluster:
 
     async def look_again(self) -> None:
         self._known = False
-
-    async def close(self) -> None:
-        """Nothing was left open."""
 
 
 async def _asked(connection: Any, *words: str) -> Any:

@@ -27,7 +27,7 @@ from toril.model import (
     Wanted,
     Woken,
 )
-from toril.stores.redis.calls import KIND
+from toril.stores.redis.calls import KIND, literal
 from toril.stores.redis.store import RedisStore
 
 T = TypeVar("T")
@@ -136,6 +136,14 @@ class ShardedRedisStore(RedisStore):
     async def summaries(self, queues: Sequence[str] | None = None) -> list[QueueSummary]:
         names = await self._queues() if queues is None else queues
         return await self._each(names, lambda name: name, super().summaries)
+
+    async def age(self, ms: int) -> None:
+        prefix = f"{self.prefix}:"
+        names = {key.removeprefix(prefix).partition(":")[0] async for page in self._pages("*") for key in page}
+        queues = [self._keys.queue_of(prefix + name) for name in names]
+        await _all(
+            self._run("age", self._place(queue), pattern=f"{literal(self._keys.base(queue))}*") for queue in queues
+        )
 
     async def _each(
         self,

@@ -13,7 +13,7 @@ from toril.stores.redis.checkup import RedisCheckup
 from toril.stores.redis.connection import Connections
 from toril.stores.redis.consumer import RedisConsumer
 from toril.stores.redis.eventlog import RedisEventLog
-from toril.stores.redis.keys import Keys, Places, tagged
+from toril.stores.redis.keys import Keys, tagged
 from toril.stores.redis.producer import RedisProducer
 from toril.stores.redis.servers import Source, taken_out
 
@@ -48,7 +48,7 @@ class RedisStore(RedisProducer, RedisConsumer, RedisAdmin, RedisEventLog, RedisC
             raise ConfigError(f"timeout must be more than 0 s, not {timeout!r}")
         if visible_connections < 0:
             raise ConfigError(f"visible_connections must be a whole number from 0, not {visible_connections!r}")
-        connections = Connections(source, clock, timeout_s=timeout)
+        connections = Connections(source, clock, timeout_s=timeout, home=f"{tagged(prefix)}:")
         if connections.clustered and not self.sharded:
             prefix = tagged(prefix)
         super().__init__(Keys(prefix, sharded=self.sharded), connections, clock, visible_connections)
@@ -74,7 +74,7 @@ class RedisStore(RedisProducer, RedisConsumer, RedisAdmin, RedisEventLog, RedisC
 
     async def age(self, ms: int) -> None:
         """Let the keys expire that are due by a clock that a test has turned `ms` milliseconds forward."""
-        await self._run("age", Places(self._keys), pattern=f"{literal(self.prefix)}:*")
+        await self._run("age", self._place(""), pattern=f"{literal(self.prefix)}:*")
 
 
 def open_store(url: str, *, prefix: str, clock: Clock) -> RedisStore:

@@ -43,7 +43,8 @@ local function overfull(jobs, standing)
     local Q = job.queue
     local limit = settings(Q).max_waiting
     if limit and not standing[place] and job.kind.has_children == "0" then
-      local waiting = redis.call("LLEN", Q.wait) + redis.call("ZCARD", Q.prioritized) + (back[Q] and #back[Q] or 0)
+      local waiting = redis.call("LLEN", Q.wait) + redis.call("LLEN", Q.paused) + redis.call("ZCARD", Q.prioritized)
+        + (back[Q] and #back[Q] or 0)
       if job.kind.delay == "0" then
         coming[Q] = (coming[Q] or 0) + 1
       end
@@ -223,7 +224,7 @@ for Q, count in pairs(counted) do
   redis.call("INCRBY", Q.id, count)
 end
 for Q, some in pairs(back) do
-  with_all("LPUSH", Q.wait, some)
+  with_all("LPUSH", waiting_list(Q), some)
 end
 wind_up()
 return answers

@@ -20,6 +20,12 @@ local function merge_paused()
   return redis.call("EXISTS", Q.paused)
 end
 
+-- They would put their list in the place of ours when they resume a queue that we have paused.
+local function put_aside()
+  while redis.call("RPOPLPUSH", Q.wait, waiting_list(Q)) do
+  end
+end
+
 local before = redis.call("HEXISTS", Q.meta, "paused")
 for _, value in ipairs(A.values) do
   if value.text == "" then
@@ -33,6 +39,9 @@ local left = after == 0 and merge_paused() or 0
 local waiting = redis.call("EXISTS", Q.wait, Q.prioritized) > 0
 if after == 1 then
   redis.call("DEL", Q.marker)
+  if waiting_list(Q) == Q.paused then
+    put_aside()
+  end
 elseif waiting then
   ring(Q)
 end

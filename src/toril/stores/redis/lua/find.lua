@@ -24,17 +24,36 @@ local function first_of(rank_of, fallback)
   return last and last + 1 or upcoming or fallback()
 end
 
--- Lists are served from their tail.
-local function list_page()
-  local length = redis.call("LLEN", key)
+-- Lists are served from their tail; of two, the second is served first.
+local function list_page(lists)
+  local before, length = {}, 0
+  for n, list in ipairs(lists) do
+    before[n] = length
+    length = length + redis.call("LLEN", list)
+  end
+  local function place_of(id)
+    for n, list in ipairs(lists) do
+      local at = redis.call("LPOS", list, id, "RANK", reversed and 1 or -1)
+      if at then
+        return before[n] + at
+      end
+    end
+  end
   local function rank_of(id)
-    local at = redis.call("LPOS", key, id, "RANK", reversed and 1 or -1)
+    local at = place_of(id)
     return at and (reversed and at or length - 1 - at)
   end
   local first = first_of(rank_of, function()
     return tonumber(A.place)
   end)
-  local ids = redis.call("LRANGE", key, unpack(reversed and { first, first + limit - 1 } or { -first - limit, -first - 1 }))
+  local head = reversed and first or length - first - limit
+  local ids = {}
+  for n, list in ipairs(lists) do
+    local from, to = head - before[n], head + limit - 1 - before[n]
+    for _, id in ipairs(to >= 0 and redis.call("LRANGE", list, math.max(0, from), to) or {}) do
+      ids[#ids + 1] = id
+    end
+  end
   for i = 1, #ids do
     found[i] = { ids[reversed and i or #ids + 1 - i], tostring(first + i - 1) }
   end
@@ -53,8 +72,10 @@ local function set_page()
   end
 end
 
-if A.collection == "wait" or A.collection == "active" then
-  list_page()
+if A.collection == "wait" then
+  list_page({ Q.wait, Q.paused }) -- in a pause by versions of Node before 6, jobs wait in the other
+elseif A.collection == "active" then
+  list_page({ Q.active })
 else
   set_page()
 end

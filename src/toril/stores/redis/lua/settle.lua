@@ -234,6 +234,9 @@ local function settle(items, codes)
     unlock(going)
   end
   for _, item in ipairs(going) do
+    if settings(item.queue).concurrency then
+      ring(item.queue) -- there is room again; who was told that there is none does not look by himself
+    end
     record(item, codes)
   end
 end

@@ -31,8 +31,8 @@ local function leave_place(Q, id)
   if redis.call("ZREM", Q.prioritized, id) == 1 then
     return true
   end
-  searched(redis.call("LLEN", Q.wait))
-  return redis.call("LREM", Q.wait, -1, id) == 1
+  searched(redis.call("LLEN", Q.wait) + redis.call("LLEN", Q.paused))
+  return redis.call("LREM", Q.wait, -1, id) == 1 or redis.call("LREM", Q.paused, -1, id) == 1
 end
 
 local function change_priority(Q, id, priority, in_front)

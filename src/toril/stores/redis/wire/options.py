@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -11,7 +12,6 @@ from toril.options import (
     DEFAULT_OPTIONS,
     DEFAULT_SIZE_LIMIT,
     HISTORY_LENGTH,
-    KEEP_ALL,
     Backoff,
     ChildPolicy,
     Deduplication,
@@ -158,21 +158,34 @@ def _read_options(stored: dict[str, Any]) -> Options:
     )
 
 
+def _real(value: Any) -> float | None:
+    """A number, also one that is written as text, as JavaScript lets it pass; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
 def _whole(value: Any, default: int) -> int:
-    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else default
+    number = _real(value)
+    return default if number is None else int(number)
 
 
 def _read_backoff(stored: Any) -> Backoff | None:
-    if isinstance(stored, int | float) and not isinstance(stored, bool):
-        return Backoff("fixed", int(stored))
+    fixed = _real(stored)
+    if fixed is not None:
+        return Backoff("fixed", max(0, int(fixed)))
     backoff = as_object(stored)
     if not isinstance(backoff.get("type"), str):
         return None
     cap = backoff.get("maxDelay")
     return Backoff(
         backoff["type"],
-        _whole(backoff.get("delay"), 0),
-        float(backoff.get("jitter") or 0),
+        max(0, _whole(backoff.get("delay"), 0)),
+        min(1.0, max(0.0, _real(backoff.get("jitter")) or 0.0)),
         None if cap is None else _whole(cap, 0),
     )
 
@@ -180,15 +193,12 @@ def _read_backoff(stored: Any) -> Backoff | None:
 def _read_keep(stored: Any) -> Keep:
     if stored is True:
         return Keep(count=0)
-    if stored is None or stored is False:
-        return KEEP_ALL
-    if isinstance(stored, int | float):
-        return Keep(count=int(stored)) if stored >= 0 else KEEP_ALL
-    rule = as_object(stored)
-    age, count = rule.get("age"), rule.get("count")
+    bare = _real(stored)
+    rule = as_object(stored) if bare is None else {"count": bare}
+    age, count = _real(rule.get("age")), _real(rule.get("count"))
     return Keep(
         count=None if count is None or count < 0 else int(count),
-        age_ms=None if age is None else round(age * 1000),
+        age_ms=None if age is None or age < 0 else round(age * 1000),
     )
 
 

@@ -50,10 +50,11 @@ class JobRow(NamedTuple):
 
 
 class JobRows:
-    """Jobs of one call, with what they share told once."""
+    """Jobs of one call, with what they share told once, and times by the server's clock, which is so far ahead."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, ahead_ms: int) -> None:
         self._keys = keys
+        self._ahead_ms = ahead_ms
         self._places: dict[tuple[str, int], int] = {}
         self.kinds: list[KindRow] = []
         self.jobs: list[JobRow] = []
@@ -66,7 +67,9 @@ class JobRows:
             kind = len(self.kinds)
             if plain:
                 self._places[job.name, id(job.options)] = kind
-        self.jobs.append(JobRow(unit, queue, kind, job.id, job.data, job.created_at_ms, job.nonce or ""))
+        self.jobs.append(
+            JobRow(unit, queue, kind, job.id, job.data, job.created_at_ms + self._ahead_ms, job.nonce or "")
+        )
 
 
 def _kind(job: NewJob, keys: Keys) -> KindRow:
@@ -127,10 +130,11 @@ SHORTEST_RECEIPT_MS = 60_000
 
 
 class SettledRows:
-    """Outcomes of one call, with what they share told once."""
+    """Outcomes of one call, with what they share told once, and times by the server's clock, which is so far ahead."""
 
-    def __init__(self, now_ms: int) -> None:
+    def __init__(self, now_ms: int, ahead_ms: int) -> None:
         self._now_ms = now_ms
+        self._ahead_ms = ahead_ms
         self._places: dict[tuple[int, bool], int] = {}
         self.terms: list[TermsRow] = []
         self.details: list[DetailRow] = []
@@ -158,7 +162,7 @@ class SettledRows:
     def _detail(self, claim: Claim, outcome: Outcome, stack: str) -> DetailRow:
         handle = claim.handle if isinstance(claim.handle, Handle) else Handle("", "", HISTORY_LENGTH)
         history = _with_attempt(handle.history, claim, outcome, self._now_ms)
-        return DetailRow(_with_stack(handle, stack), history, _delay_ms(outcome, self._now_ms))
+        return DetailRow(_with_stack(handle, stack), history, _delay_ms(outcome, self._now_ms - self._ahead_ms))
 
 
 def _terms(options: Options, keep: Keep | None) -> TermsRow:

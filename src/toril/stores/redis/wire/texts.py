@@ -42,7 +42,7 @@ def parsed(text: str | None) -> Any:
     """The value of JSON text that a peer may have written wrongly; None then."""
     try:
         return json.loads(text) if text else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

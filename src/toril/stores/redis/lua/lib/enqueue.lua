@@ -5,7 +5,7 @@ local PRIORITY = 4294967296
 local PLACES = 4096
 
 local function put_in_wait(Q, id, in_front)
-  redis.call(in_front and "RPUSH" or "LPUSH", Q.wait, id)
+  redis.call(in_front and "RPUSH" or "LPUSH", waiting_list(Q), id)
   ring(Q)
 end
 

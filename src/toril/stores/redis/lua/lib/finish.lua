@@ -77,6 +77,43 @@ local function forget_deduplication(Q, deduplication_id, id)
   end
 end
 
+-- Of the adds that came while a job with their deduplication id ran, Node keeps the last one: it is added when that ends.
+local function add_kept(Q, deduplication_id, now)
+  local place = Q["dn:"] .. deduplication_id
+  local kept = redis.call("HMGET", place, "name", "data", "opts", "jid", "pk", "pd", "pdk", "rjk")
+  if not kept[1] then
+    return
+  end
+  redis.call("DEL", place)
+  local drawn = redis.call("INCR", Q.id)
+  local id = kept[4] or string.format("%.0f", drawn)
+  local key = Q.base .. id
+  local known, opts = pcall(cjson.decode, kept[3] or "{}")
+  opts = known and opts or {}
+  local delay, priority = tonumber(opts.delay) or 0, tonumber(opts.priority) or 0
+  redis.call("SET", Q["de:"] .. deduplication_id, id)
+  redis.call(
+    "HSET", key, "name", kept[1], "data", kept[2] or "{}", "opts", kept[3] or "{}", "timestamp", A.now,
+    "delay", delay, "priority", priority, "deid", deduplication_id
+  )
+  if kept[5] then
+    redis.call("HSET", key, "parentKey", kept[5], "parent", kept[6] or "{}")
+  end
+  if kept[7] then
+    redis.call("SADD", kept[7], key)
+  end
+  if kept[8] then
+    redis.call("HSET", key, "rjk", kept[8])
+  end
+  emit(Q, "added", "jobId", id, "name", kept[1])
+  if delay > 0 then
+    put_in_delayed(Q, id, now + delay)
+  else
+    put_behind(Q, id, priority, opts.lifo == true)
+    emit(Q, "waiting", "jobId", id)
+  end
+end
+
 -- What is to be done once for all jobs of a queue that have ended in this state.
 local function ended(Q, state)
   local both = finished[Q]
@@ -99,6 +136,7 @@ local function finish(Q, key, item, job, state, now, fields)
   group.count = group.count + 1
   if job.deid then
     forget_deduplication(Q, job.deid, id)
+    add_kept(Q, job.deid, now)
   end
   if job.parentKey and state == "completed" then
     child_completed(job.parentKey, key, value, now)

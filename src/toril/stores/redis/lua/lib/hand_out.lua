@@ -120,6 +120,7 @@ end
 
 local function take(Q, id)
   return redis.call("LREM", Q.wait, 1, id) == 1
+    or redis.call("LREM", Q.paused, 1, id) == 1
     or redis.call("ZREM", Q.prioritized, id) == 1
     or redis.call("ZREM", Q.delayed, id) == 1
 end

@@ -37,7 +37,7 @@ local function settings(Q)
   local found = redis.call(
     "HMGET", Q.meta,
     "paused", "concurrency", "max", "duration", "opts.maxLenEvents", "py:events", "py:throttled-until", "py:max-waiting",
-    "py:metrics"
+    "py:metrics", "version"
   )
   known = {
     paused = found[1],
@@ -49,9 +49,21 @@ local function settings(Q)
     throttled_until = tonumber(found[7]) or 0,
     max_waiting = tonumber(found[8]),
     metrics = tonumber(found[9]) or 1440,
+    old = string.find(found[10] or "", "^bullmq:[1-5]%.") ~= nil,
   }
   settings_of[Q] = known
   return known
+end
+
+-- Where plain jobs wait. While a queue is paused, versions of Node before 6 keep them in `paused`, and put that list in the
+-- place of `wait` when they resume it: what had been put there meanwhile would be lost. So their list is used where it is,
+-- and where such a version was the last to open the queue.
+local function waiting_list(Q)
+  local known = settings(Q)
+  if known.paused and (known.old or redis.call("EXISTS", Q.paused) == 1) then
+    return Q.paused
+  end
+  return Q.wait
 end
 
 -- Whatever may have put events on a queue leaves their limit in its settings, where Node looks for it.
