@@ -174,8 +174,8 @@ class Screen:
         await expect(self.dialog).to_have_count(0)
 
     async def dismiss(self) -> None:
-        """Close the dialog, if one is open."""
-        await self.page.keyboard.press("Escape")
+        """Close the dialog."""
+        await self.dialog.get_by_role("button", name="Close").click()
         await expect(self.dialog).to_have_count(0)
 
     async def press(self, button: Locator) -> None:

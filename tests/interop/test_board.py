@@ -586,6 +586,7 @@ async def test_a_worker_obeys_pause_and_resume(screen: Screen, store: Store) -> 
 async def test_a_job_added_on_the_board_is_run(screen: Screen, store: Store, shots: Path) -> None:
     await screen.open_list(QUEUE)
     await screen.choose("Add job")
+    await expect(screen.field("Job options")).to_have_text("{}")
     await screen.field("Job name").fill("welcome")
     await screen.field("Job data").fill('{"to": "ada@example.org"}')
     await screen.field("Job options").fill(

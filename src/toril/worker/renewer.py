@@ -70,6 +70,7 @@ class SideThread:
         self._told = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
+        self._ending = False
         self._thread = threading.Thread(target=self._run, name="toril-renewer", daemon=True)
 
     def start(self) -> None:
@@ -78,6 +79,7 @@ class SideThread:
 
     async def stop(self) -> None:
         """End the thread."""
+        self._ending = True
         loop, task = self._loop, self._task
         if loop is not None and task is not None:
             with contextlib.suppress(RuntimeError):  # it has ended by itself
@@ -93,8 +95,10 @@ class SideThread:
             log.exception("locks are no longer renewed: this worker's long jobs will be taken for stalled")
 
     async def _live(self) -> None:
-        self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        if self._ending:  # it was stopped before it had begun, when there was no task to cancel
+            return
         async with asyncio.TaskGroup() as loops:
             loops.create_task(self._renewer.run())
             loops.create_task(self._watch())
