@@ -29,6 +29,7 @@ SIZES: dict[str, tuple[int, int]] = {
     "redis_killed_clients_jobs": (150, 2_000),
     "redis_adds_at_once": (10_000, 10_000),
     "redis_block_ms": (500, 5_000),
+    "redis_idles": (1, 3),
     "redis_restart_jobs": (1_000, 20_000),
     "redis_restarts": (3, 20),
     "redis_nuisance_jobs": (200, 5_000),

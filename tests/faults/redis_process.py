@@ -82,8 +82,8 @@ class RedisProcess:
     def shut_down(self) -> None:
         """Let it write down what it has, and end."""
         assert self._process is not None
-        with self.client() as client:
-            client.shutdown(save=True)
+        self.ask("SAVE")
+        self._process.terminate()
         self._process.wait(PATIENCE_S)
         self._process = None
 

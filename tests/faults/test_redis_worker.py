@@ -243,7 +243,7 @@ async def test_an_outage_that_loops_notice_one_after_the_other_is_told_once(
     proxy: Proxy, store: Store, queue: Queue, diary: Diary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All connections are dead, and nobody says so: a job that ends finds out first, and then those who wait."""
-    monkeypatch.setattr("toril.stores.redis.consumer.LONGEST_BLOCK_S", 1.5)
+    monkeypatch.setattr("toril.stores.redis.consumer.LONGEST_BLOCK_S", 1.0)
     hands = Hands(closed=True)
     async with at_work(store, hands.work, concurrency=2):
         job = await queue.add("work")
@@ -362,7 +362,7 @@ async def test_an_idle_worker_on_redis_picks_up_a_job_at_once(proxy: Proxy, queu
     store = open_redis(proxy.url, timeout=5)
     waits_ms: list[float] = []
     async with at_work(store, hands.work):
-        for _ in range(3):
+        for _ in range(size("redis_idles")):
             await parked(proxy)
             await asyncio.to_thread(moment, idle_s)
             began_ms = queue.store.clock.now_ms()
@@ -494,7 +494,7 @@ async def test_what_a_frozen_server_was_asked_before_and_after_is_done_once(
     jobs, hands = 300, Hands()
     await queue.add_many([("work", None)] * jobs)
     async with at_work(store, hands.work, concurrency=20):
-        for _ in range(3):
+        for _ in range(2):
             await hands.gate.arrivals(50)
             with server.frozen():
                 await asyncio.to_thread(moment, 2 * TIMEOUT_S)

@@ -81,7 +81,9 @@ def key(store: Store, suffix: str, queue: str = QUEUE) -> str:
 
 
 async def keys_of(redis: Any, store: Store) -> set[str]:
-    return {name.removeprefix(f"{store.prefix}:{QUEUE}:") for name in await redis.keys(f"{store.prefix}:*")}
+    """All but what is kept for half a minute, should a call be repeated."""
+    names = {name.removeprefix(f"{store.prefix}:{QUEUE}:") for name in await redis.keys(f"{store.prefix}:*")}
+    return {name for name in names if not name.startswith("py:answer:")}
 
 
 async def calls_of(redis: Any) -> int:

@@ -29,7 +29,7 @@ except ImportError:  # pragma: no cover
     raise UnsupportedStore(
         "a store on Redis needs redis-py and hiredis: install them with `pip install 'toril[redis]'`"
     ) from None
-from toril.stores.redis.scripts import Argument, script
+from toril.stores.redis.scripts import CALL, Argument, script
 
 T = TypeVar("T")
 
@@ -43,6 +43,9 @@ OLDEST: Final[tuple[int, int]] = (6, 2)
 AWAY: Final = (Broken, Refused, exceptions.RedisError, OSError, TimeoutError)
 """What says that a server cannot be reached, or does not do what it is asked."""
 
+UNKNOWN: Final = (exceptions.AuthenticationError, exceptions.AuthorizationError)
+"""It does not know who is asking."""
+
 MOVED: Final = frozenset({"MOVED", "READONLY", "MASTERDOWN", "CLUSTERDOWN"})
 """Another server has the data now: look where."""
 
@@ -51,6 +54,13 @@ BUSY: Final = frozenset({"LOADING", "TRYAGAIN", "ASK", "BUSY", "UNBLOCKED"})
 
 UNWILLING: Final = frozenset({"OOM", "MISCONF", "NOREPLICAS", "NOPERM", "NOAUTH", "WRONGPASS", "NOGOODSLAVE"})
 """It will not do it until somebody changes something."""
+
+
+class Closed(Broken):
+    """Somebody has closed the store meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__("the store was closed")
 
 
 class Door:
@@ -62,7 +72,7 @@ class Door:
         self._answer_s = answer_s
         self._opening: asyncio.Task[Line] | None = None
         self._pause_s = 0.0
-        self._last: Exception | None = None
+        self._closed = False
         self.line: Line | None = None
         self.version: tuple[int, int] = OLDEST
 
@@ -79,14 +89,12 @@ class Door:
         """
         if self.line is not None and self.line.broken is None:
             return self.line
+        if self._closed:
+            raise Closed
         if self._opening is None or self._opening.done():
             self._opening = asyncio.get_running_loop().create_task(self._open())
             self._opening.add_done_callback(_seen)
-        try:
-            async with asyncio.timeout(within_s):
-                return await asyncio.shield(self._opening)
-        except TimeoutError as error:
-            raise self._last or error from None
+        return await _shared(self._opening, within_s)
 
     async def _open(self) -> Line:
         if self._pause_s:
@@ -94,25 +102,34 @@ class Door:
         self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
         try:
             line = await Line.open(await self._servers.connection(self._node), self._answer_s)
-        except AWAY as error:
-            self._last = error
+            with line.closed_on_error():
+                self.version = await _version(line)
+        except AWAY:
             await self._servers.look_again()
-            raise
-        self._last = None
-        try:
-            self.version = await _version(line)
-        except BaseException:
-            line.close()
             raise
         self.line = line
         self._pause_s = 0.0
         return line
 
     def close(self) -> None:
+        """End it for good: whoever waits for it, or comes later, is told so."""
+        self._closed = True
         if self._opening is not None:
             self._opening.cancel()
         if self.line is not None:
             self.line.close()
+
+
+@dataclass
+class _Patience:
+    """How long a call may still take, and what has kept it so long."""
+
+    until_s: float
+    trouble: Exception | None = None
+
+    @property
+    def left_s(self) -> float:
+        return self.until_s - time.monotonic()
 
 
 @dataclass
@@ -122,14 +139,19 @@ class _Here:
     servers: Servers
     doors: dict[str, Door] = field(default_factory=dict[str, Door])
     bells: dict[str, list[Bell]] = field(default_factory=dict[str, "list[Bell]"])
+    ringing: set[Bell] = field(default_factory=set["Bell"])  # those that somebody listens to now
     held: dict[str, Line] = field(default_factory=dict[str, Line])
+    openings: set[asyncio.Task[Line]] = field(default_factory=set["asyncio.Task[Line]"])
     holding: asyncio.Lock = field(default_factory=asyncio.Lock)
     ahead_ms: int = 0
     measured_at_s: float | None = None
+    measuring: asyncio.Task[None] | None = None
+    closed: bool = False
 
     def lines(self) -> list[Line]:
         lines = [door.line for door in self.doors.values() if door.line is not None]
         lines += [bell.line for bells in self.bells.values() for bell in bells]
+        lines += [bell.line for bell in self.ringing]
         return lines + list(self.held.values())
 
 
@@ -158,13 +180,20 @@ class Connections:
             return 0
         here = self._here()
         if here.measured_at_s is None or time.monotonic() - here.measured_at_s > OFFSET_LIFE_S:
-            try:
-                here.ahead_ms = await self._through(self._home, self._measured_ahead_ms)
-            except StoreUnavailable:  # the queues of a cluster need not wait for the node that tells the time
-                if here.measured_at_s is None:
-                    raise
-            here.measured_at_s = time.monotonic()
+            if here.measuring is None or here.measuring.done():
+                here.measuring = asyncio.get_running_loop().create_task(self._measure(here))
+                here.measuring.add_done_callback(_seen)
+            await _shared(here.measuring, None)
         return here.ahead_ms
+
+    async def _measure(self, here: _Here) -> None:
+        """Find out how far it is ahead; once for all who want to know."""
+        try:
+            here.ahead_ms = await self._through(self._home, self._measured_ahead_ms)
+        except StoreUnavailable:  # the queues of a cluster need not wait for the node that tells the time
+            if here.measured_at_s is None:
+                raise
+        here.measured_at_s = time.monotonic()
 
     async def _measured_ahead_ms(self, _: Door, line: Line) -> int:
         """How far the server's clock is ahead of ours, less what the way of the answer explains."""
@@ -183,6 +212,8 @@ class Connections:
 
         async def ask(door: Door, line: Line) -> Any:
             loaded = script(name, turned=self._clock.turned, flagged=door.flagged)
+            if loaded.once:
+                values.setdefault(CALL, os.urandom(8).hex())
             arguments = loaded.arguments(keys, values)
             if "again" in values:
                 values["again"] = 1  # should the answer be lost
@@ -228,6 +259,7 @@ class Connections:
             answer = line.call(
                 ("EVAL", loaded.text, *loaded.arguments(keys, values))
             )  # with its text: should the server not know it, WAIT would wait for nothing
+            values["again"] = 1  # should the answer be lost
             wait = line.call(_wait(confirm), confirm.within_ms / 1000 + self._timeout_s)
             wait.add_done_callback(_seen)
             return await answer, await _doubt(confirm, wait)
@@ -280,23 +312,23 @@ class Connections:
     ) -> T:
         """What is answered to a question to the server that holds `key`, or to this node; asked again while that may help."""
         here = self._here()
-        until_s = time.monotonic() + self._timeout_s
+        patience = _Patience(time.monotonic() + self._timeout_s)
         while True:
             place = node
             if place is None:
-                place = await self._node(here, key, until_s) if here.servers.clustered else ""
+                place = await self._node(here, key, patience.until_s) if here.servers.clustered else ""
             door = here.doors.get(purpose + place)
             if door is None:
                 door = here.doors[purpose + place] = Door(here.servers, place, self._timeout_s)
             try:
                 line = door.line
                 if line is None or line.broken is not None:
-                    line = await door.open(until_s - time.monotonic())
+                    line = await door.open(patience.left_s)
                 return await ask(door, line)
             except AWAY as error:
                 if not repeatable and isinstance(error, Broken):
                     raise self._unavailable(error) from error
-                await self._await_better(here, door, error, until_s)
+                await self._await_better(here, door, error, patience)
 
     async def _node(self, here: _Here, key: str, until_s: float) -> str:
         pause_s = FIRST_PAUSE_S
@@ -310,15 +342,17 @@ class Connections:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def _await_better(self, here: _Here, door: Door, error: Exception, until_s: float) -> None:
+    async def _await_better(self, here: _Here, door: Door, error: Exception, patience: _Patience) -> None:
         """Return when it is worth another try.
 
         Raises:
             StoreUnavailable: it is not, or the time is over.
-            StoreDamaged, UnsupportedStore, StoreError: trying again is useless.
+            StoreDamaged, UnsupportedStore: trying again is useless.
         """
+        if patience.trouble is None or not isinstance(error, TimeoutError):
+            patience.trouble = error
         code = error.code if isinstance(error, Refused) else ""
-        if code in UNWILLING:
+        if code in UNWILLING or isinstance(error, (Closed, *UNKNOWN)):
             raise self._unavailable(error) from error
         if code == "WRONGTYPE":
             raise StoreDamaged(f"a key in {self.place} is not of the kind it should be: {error}") from error
@@ -326,18 +360,19 @@ class Connections:
             cure = "name it as redis+cluster://host:port"
             raise UnsupportedStore(f"{self.place} is a node of a Redis Cluster: {cure}") from error
         if code and code not in MOVED and code not in BUSY:
-            raise StoreError(f"{self.place} refused: {error}") from error
+            raise StoreUnavailable(f"{self.place} refused: {error}") from error
         if code in MOVED:
             if not here.servers.clustered and door.line is not None:
                 door.line.close()
             await here.servers.look_again()
-        if time.monotonic() >= until_s:
-            raise self._unavailable(error) from error
+        if patience.left_s <= 0:
+            raise self._unavailable(patience.trouble) from error
         if code:
             await asyncio.sleep(FIRST_PAUSE_S)
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
-        return StoreUnavailable(f"{self.place} cannot be reached or written: {str(error) or type(error).__name__}")
+        said = "it does not answer" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+        return StoreUnavailable(f"{self.place} cannot be reached or written: {said}")
 
     # ------------------------------------------------------------------ connections of their own
 
@@ -350,8 +385,11 @@ class Connections:
         """
         here = self._here()
         bells = here.bells.setdefault(worker, [])
+        while bells and bells[-1].line.broken:
+            bells.pop()
         try:
             bell = bells.pop() if bells else await self._open_bell(here, name, key)
+            here.ringing.add(bell)
             try:
                 yield bell
             except Refused as error:
@@ -366,24 +404,34 @@ class Connections:
                     bell.line.close()
                 raise
             finally:
+                here.ringing.discard(bell)
                 if here.bells.get(worker) is not bells:
                     bell.line.close()  # whoever waited has hung up
                 elif bell.line.broken is None:
                     bells.append(bell)
         except AWAY as error:
-            raise self._unavailable(error) from error
+            raise self._unavailable(Closed() if here.closed else error) from error
 
     async def _open_bell(self, here: _Here, name: str, key: str) -> Bell:
         node = await here.servers.node_of(key)
-        line = await Line.open(await here.servers.connection(node), self._timeout_s)
-        try:
+        line = await self._open_line(here, node)
+        with line.closed_on_error():
             number = await _number(line)
             if name:
                 await _set_name(line, name)
-        except BaseException:
-            line.close()
-            raise
         return Bell(self, line, number, node)
+
+    async def _open_line(self, here: _Here, node: str) -> Line:
+        """A connection to a server, which ends with the store though nobody has it yet."""
+        opening = asyncio.ensure_future(Line.open(await here.servers.connection(node), self._timeout_s))
+        here.openings.add(opening)
+        opening.add_done_callback(here.openings.discard)
+        try:
+            return await _shared(opening, None)
+        except asyncio.CancelledError:
+            opening.cancel()
+            opening.add_done_callback(_unwanted)
+            raise
 
     def hang_up(self, worker: str) -> None:
         """Close the connections on which a worker has waited; with a slot for each queue, there are several."""
@@ -404,8 +452,7 @@ class Connections:
                 here.held.pop(name).close()
             for name in [name for name in names if name not in here.held]:
                 try:
-                    node = await here.servers.node_of(name)
-                    line = here.held[name] = await Line.open(await here.servers.connection(node), self._timeout_s)
+                    line = here.held[name] = await self._open_line(here, await here.servers.node_of(name))
                     await _set_name(line, name)
                 except AWAY as error:
                     raise self._unavailable(error) from error
@@ -416,8 +463,11 @@ class Connections:
         """Close the connections of the running loop, and forget those of loops that are over."""
         here = self._loops.pop((os.getpid(), asyncio.get_running_loop()), None)
         if here is not None:
+            here.closed = True
             for door in here.doors.values():
                 door.close()
+            for opening in here.openings:
+                opening.cancel()
             for line in here.lines():
                 line.close()
             here.bells.clear()
@@ -434,7 +484,8 @@ class Connections:
 
     def _forget_closed(self) -> None:
         for key in [key for key in list(self._loops) if key[0] != os.getpid() or key[1].is_closed()]:
-            for line in self._loops.pop(key).lines():
+            here = self._loops.pop(key, None)
+            for line in here.lines() if here else ():
                 line.forget()
 
 
@@ -518,6 +569,27 @@ async def _number(line: Line) -> int | None:
 async def _set_name(line: Line, name: str) -> None:
     with contextlib.suppress(Refused):  # the server refuses the name, or may not be asked: works, and is not listed
         await line.call(("CLIENT", "SETNAME", name))
+
+
+async def _shared(task: asyncio.Task[T], within_s: float | None) -> T:
+    """What a task brings that others wait for too, and that does not end with one of them.
+
+    Raises:
+        TimeoutError: it takes longer.
+        Closed: it has ended with the store.
+    """
+    done, _ = await asyncio.wait((task,), timeout=None if within_s is None else max(0.0, within_s))
+    if not done:
+        raise TimeoutError
+    if task.cancelled():
+        raise Closed
+    return task.result()
+
+
+def _unwanted(opening: asyncio.Task[Line]) -> None:
+    """Close what was opened for somebody who has gone."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def _seen(answer: asyncio.Future[Any]) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Final, cast
 
 import hiredis
@@ -147,16 +147,34 @@ class Line(asyncio.Protocol):
                 answer.exception()  # whoever waits sees it; nobody needs a warning when nobody does
 
     def forget(self) -> None:
-        """Give back the socket of a line whose loop is over, or is another process's: nothing may be said on it."""
-        outer: Any = self._transport
-        inner = getattr(
-            getattr(outer, "_ssl_protocol", None), "_transport", outer
-        )  # under TLS, the one with the socket
-        sock = getattr(inner, "_sock", None)  # a transport closes through its loop, and that one is gone
-        if sock is not None:
-            sock.close()
-            inner._sock = None
-            inner._closing = outer._closing = outer._closed = True  # so that nobody warns of it
+        """Give back the socket of a line whose loop is over, or is another process's: nothing may be said on it.
+
+        A transport closes through its loop, and that one is gone; so its socket is taken from it, and those who would warn
+        of a transport left open are told that it is closed.
+        """
+        for transport in self._transports():
+            sock = getattr(transport, "_sock", None)
+            if sock is not None:
+                sock.close()
+                transport._sock = None
+                transport._closing = True
+            elif hasattr(transport, "_ssl_protocol"):
+                transport._closed = True
+
+    def _transports(self) -> list[Any]:
+        """That of the line, and with TLS the one below it."""
+        transport: Any = self._transport
+        tls = getattr(transport, "_ssl_protocol", None)
+        return [transport] if tls is None else [transport, tls._transport]
+
+    @contextlib.contextmanager
+    def closed_on_error(self) -> Generator[None]:
+        """Close it should the block fail: nobody else knows of it yet."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """End it; what is under way fails."""
@@ -172,11 +190,14 @@ def packed(words: Sequence[Word]) -> bytes:
         return cast(bytes, hiredis.pack_command(tuple(sound)))  # type: ignore[arg-type]
 
 
+_DENIED = "ERR The user executing the script can't"
 _NESTED = re.compile(r"-(OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN) ")
 
 
 def refusal(message: str) -> Refused:
     """What the server said instead of an answer. Redis 6 wraps what a command inside of a script was refused with."""
     code = message.partition(" ")[0]
+    if code == "ERR" and message.startswith(_DENIED):
+        return Refused("NOPERM", message)
     nested = _NESTED.search(message) if code == "ERR" else None
     return Refused(nested[1] if nested else code, message)

@@ -30,7 +30,7 @@ class RedisProducer(Calls):
 
     async def _add(self, units: Sequence[Unit]) -> Any:
         places, jobs = await self._rows(units)
-        return await self._run("add", places, kinds=jobs.kinds, jobs=jobs.jobs)
+        return await self._run("add", places, again=0, kinds=jobs.kinds, jobs=jobs.jobs)
 
     async def _rows(self, units: Sequence[Unit]) -> tuple[Places, JobRows]:
         places, jobs = Places(self._keys), JobRows(self._keys, await self._connections.ahead_ms())
@@ -43,7 +43,7 @@ class RedisProducer(Calls):
         places, jobs = await self._rows(units)
         now_ms = await self._connections.now_ms()
         answers, doubts = await self._connections.confirm(
-            "add", places.bases, confirm, now=now_ms, kinds=jobs.kinds, jobs=jobs.jobs
+            "add", places.bases, confirm, now=now_ms, again=0, kinds=jobs.kinds, jobs=jobs.jobs
         )
         receipts = self._receipts(units, answers)
         if not doubts:

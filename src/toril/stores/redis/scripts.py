@@ -19,8 +19,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Final
 
 Argument = str | int | float | Sequence[tuple[str | int | float, ...]]
+
+CALL: Final = "call"
+"""A script that takes this name remembers its answer for half a minute, and gives it again to a call of the same name."""
+
+_ONCE: Final = """
+local answered = KEYS[1] .. "py:answer:" .. A.call
+local said = redis.call("GET", answered)
+if said then
+  return cjson.decode(said)[1]
+end
+local function once()
+{body}
+end
+local answer = once()
+redis.call("SET", answered, cjson.encode({{ answer }}), "PX", 30000)
+return answer
+"""
 
 _ITEM = re.compile(r"(\w+)|\*(\w+)\(([^)]*)\)")
 
@@ -41,6 +59,11 @@ class Script:
     text: str
     sha: str
     parameters: tuple[Parameter, ...]
+
+    @property
+    def once(self) -> bool:
+        """Whether a repeated call is answered as the first one was, and does nothing."""
+        return any(parameter.name == CALL for parameter in self.parameters)
 
     def arguments(self, keys: Sequence[str], values: Mapping[str, Argument]) -> list[str | int | float]:
         """What follows the digest of EVALSHA.
@@ -84,7 +107,8 @@ def script(name: str, *, turned: bool = False, flagged: bool = False) -> Script:
     included = ["turned", *_included(source)] if turned else _included(source)
     libraries = "\n".join(_read(f"lib/{library}.lua") for library in included)
     flags = f"#!lua flags={header['FLAGS']}\n" if "FLAGS" in header else "#!lua\n"
-    text = f"{flags if flagged else ''}{_prelude(parameters)}\n{libraries}\n{source}"
+    body = _ONCE.format(body=source) if CALL in [parameter.name for parameter in parameters] else source
+    text = f"{flags if flagged else ''}{_prelude(parameters)}\n{libraries}\n{body}"
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), parameters)
 
 

@@ -1,6 +1,6 @@
 -- Store units of jobs, each all or nothing.
 -- KEYS  *queues
--- ARGV  now *kinds(name opts delay priority lifo parent_key parent has_children)
+-- ARGV  now again *kinds(name opts delay priority lifo parent_key parent has_children)
 --       *jobs(unit queue kind id data timestamp nonce)
 -- RETURNS  for each unit {0, 1 for a duplicate else 0, ... one per member}, or {code, place of the refused member, detail}:
 --          -5 its parent is missing, -7 it has another parent, -20 its queue is full (detail: how many wait, the limit)
@@ -129,10 +129,13 @@ end
 
 local function store_or_adopt(job, members, standing)
   local Q = job.queue
-  counted[Q] = (counted[Q] or 0) + 1
+  local told = standing and A.again == "1" -- before the answer was lost
+  counted[Q] = (counted[Q] or 0) + (told and 0 or 1)
   if standing then
     adopt(Q, job, standing, members[job.kind.parent_key])
-    emit(Q, "duplicated", "jobId", job.id)
+    if not told then
+      emit(Q, "duplicated", "jobId", job.id)
+    end
     return 1
   end
   store(Q, job)

@@ -1,6 +1,6 @@
 -- Remove jobs of a state that are old enough, some at a time: none that a worker holds, or that a scheduler waits for.
 -- KEYS  *queues
--- ARGV  now limit collection before most behind removed
+-- ARGV  now call limit collection before most behind removed
 -- RETURNS  {ids of the jobs removed, 1 when that was the last piece, the id behind which to go on}
 -- FLAGS  allow-oom
 -- include: remove

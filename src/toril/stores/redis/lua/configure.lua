@@ -1,6 +1,6 @@
 -- Change settings of a queue; workers learn of it.
 -- KEYS  *queues
--- ARGV  now limit *values(name text)
+-- ARGV  now call limit *values(name text)
 -- RETURNS  1 when it is to be called again, else 0
 -- FLAGS  allow-oom
 -- include: queue

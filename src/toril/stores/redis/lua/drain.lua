@@ -1,6 +1,6 @@
 -- Remove what waits, some of it at a time. The iterations that schedulers wait for stay.
 -- KEYS  *queues
--- ARGV  now limit delayed place behind
+-- ARGV  now call limit delayed place behind
 -- RETURNS  {how many jobs were removed, the collection to go on with (0 when all were looked through), the id behind
 --          which to go on}
 -- FLAGS  allow-oom

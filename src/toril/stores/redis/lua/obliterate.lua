@@ -1,6 +1,6 @@
 -- Remove a paused queue with everything in it, some of it at a time.
 -- KEYS  *queues
--- ARGV  now limit force receipts cursor
+-- ARGV  now call limit force receipts cursor
 -- RETURNS  {0 when nothing is left, 1 when more is, -1 not paused, -2 jobs are running; how many jobs were removed or run;
 --          the cursor to go on with}
 -- FLAGS  allow-oom

@@ -1,6 +1,6 @@
 -- Let delayed jobs run now.
 -- KEYS  *queues
--- ARGV  now *refs(queue id)
+-- ARGV  now call *refs(queue id)
 -- RETURNS  of each job done, missing or wrong-state
 -- FLAGS  allow-oom
 -- include: enqueue

@@ -1,6 +1,6 @@
 -- Append an event of the caller's own.
 -- KEYS  *queues
--- ARGV  now event *fields(name text)
+-- ARGV  now call event *fields(name text)
 -- RETURNS  its id; that of the last event when the queue keeps none
 -- include: queue
 

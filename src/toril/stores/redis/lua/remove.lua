@@ -1,6 +1,6 @@
 -- Remove jobs with all that belongs to them, the jobs below them included.
 -- KEYS  *queues
--- ARGV  now limit begun *refs(queue id)
+-- ARGV  now call limit begun *refs(queue id)
 -- RETURNS  {of each job done, missing, locked (it or one below it runs) or wrong-state (its scheduler waits for it); 1 when
 --          the removal of the next one has begun, else 0}: when it has done so much it ends, to be called for the rest
 -- FLAGS  allow-oom

@@ -1,6 +1,6 @@
 -- Record progress and logs of running jobs.
 -- KEYS  *queues
--- ARGV  now *reports(queue id token progress keep_logs) *lines(report text)
+-- ARGV  now call *reports(queue id token progress keep_logs) *lines(report text)
 -- RETURNS  the places of the reports whose job is no longer the reporter's
 -- FLAGS  allow-oom
 -- include: queue

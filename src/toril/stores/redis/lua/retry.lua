@@ -1,6 +1,6 @@
 -- Run finished jobs again.
 -- KEYS  *queues
--- ARGV  now reset_attempts with_data data *refs(queue id)
+-- ARGV  now call reset_attempts with_data data *refs(queue id)
 -- RETURNS  of each job done, missing or wrong-state
 -- include: enqueue
 

@@ -1,6 +1,6 @@
 -- Hand out no jobs of a queue for so long, or lift that and any limit that was reached.
 -- KEYS  *queues
--- ARGV  now for_ms
+-- ARGV  now call for_ms
 -- RETURNS  nothing
 -- FLAGS  allow-oom
 -- include: queue

@@ -1,6 +1,6 @@
 -- Change jobs.
 -- KEYS  *queues
--- ARGV  now limit keep_logs *updates(queue id data progress clear_logs priority lifo delay) *lines(update text)
+-- ARGV  now call limit keep_logs *updates(queue id data progress clear_logs priority lifo delay) *lines(update text)
 -- RETURNS  of each job done, missing or wrong-state (a delay for one that is not delayed); of fewer jobs than were named
 --          when so much has been done: ask again about the rest
 -- include: enqueue work

@@ -154,10 +154,26 @@ local function hand_out_again(claims)
   return found
 end
 
+-- Whether this is a copy of a wish that got stuck on its way, and that was repeated since: nobody waits for its answer.
+local function outdated()
+  if not A.slots[1] then
+    return false
+  end
+  local repeated = queue_at(A.slots[1].queue)["py:repeated:"] .. A.token
+  if A.again == "1" then
+    redis.call("SET", repeated, "1", "PX", A.lock_ms)
+    return false
+  end
+  return redis.call("EXISTS", repeated) == 1
+end
+
 -- Returns the claims, the queues left wanting as {place, reason, until or 0}, and those of them that a finish must not
 -- call drained.
 local function hand_out(now)
   local claims, idle, awaited = {}, {}, {}
+  if outdated() then
+    return claims, idle, awaited
+  end
   local found = A.again == "1" and hand_out_again(claims)
   local again = #claims > 0
   local named = {}
