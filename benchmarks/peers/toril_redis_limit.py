@@ -5,8 +5,8 @@ import json
 import signal
 
 from harness import CONCURRENCY, QUEUES, URL, on_job
-from peers import toril_redis
 
+from peers import toril_redis
 from toril import connect
 from toril.model import Completed, Settlement, Slots, Wanted
 

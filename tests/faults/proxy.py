@@ -111,6 +111,7 @@ class _Relay:
         self.requests = Messages()
         self.answers = Messages()
         self.blocking = False
+        self.deaf = False  # some answers were dropped
         self.passing = asyncio.Event()  # clear while it is frozen
         if not frozen:
             self.passing.set()
@@ -203,8 +204,9 @@ class Proxy:
         self._muted = which
 
     def unmute(self) -> None:
-        """Let answers pass again."""
+        """Let answers pass again, and cut connections that miss some: what came next would be taken for them."""
         self._muted = None
+        self._do(self._cut_deaf())
 
     def lose_answer(self, which: Which = "all", *, after: int = 0) -> None:
         """Drop the next answer but `after`, and cut its connection."""
@@ -255,6 +257,11 @@ class Proxy:
         for relay in hit:
             relay.cut()
         return len(hit)
+
+    async def _cut_deaf(self) -> None:
+        for relay in self._relays:
+            if relay.deaf:
+                relay.cut()
 
     async def _freeze(self, which: Which, new: bool) -> None:
         self._freezing = new
@@ -370,7 +377,8 @@ class Proxy:
     def _answer(self, relay: _Relay, data: bytes) -> _Passed:
         end = -relay.answers.begun
         messages = relay.answers.read(data)
-        if self._meant(self._muted, relay):
+        if relay.deaf or self._meant(self._muted, relay):
+            relay.deaf = True
             self.harmed += len(messages)
             return _Passed(b"")
         for message in messages:

@@ -69,7 +69,7 @@ async def store(proxy: Proxy) -> AsyncIterator[Store]:
 async def queue(server: RedisProcess) -> AsyncIterator[Queue]:
     """The test's own way to the queue, past the proxy."""
     opened = open_redis(server.url, timeout=20)
-    yield Queue(QUEUE, opened)
+    yield Queue(QUEUE, opened, defaults={"keep_completed": True})
     await opened.close()
 
 

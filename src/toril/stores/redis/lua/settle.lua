@@ -105,7 +105,7 @@ local function recorded(Q, key, item)
     local left = receipt and cjson.decode(receipt) or {}
     began, result, history = left.processedOn, left.returnvalue, left["py:history"]
   end
-  if item.outcome == "completed" and result and began == item.started then
+  if result and began == item.started then
     return true
   end
   local known, entries = pcall(cjson.decode, history or "[]")
