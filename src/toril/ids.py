@@ -54,7 +54,8 @@ class TimeOrderedIds:
                 if self._counter > 0xFFF:
                     self._ms, self._counter = self._ms + 1, 0
             ms, counter, tail = self._ms, self._counter, self._bits(62)
-        return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{counter:03x}-{0x8000 | tail >> 48:04x}-{tail & 0xFFFFFFFFFFFF:012x}"
+        digits = "%032x" % (ms << 80 | (0x7000 | counter) << 64 | 1 << 63 | tail)
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 draw_id: IdSource = TimeOrderedIds()
