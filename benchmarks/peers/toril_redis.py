@@ -1,35 +1,9 @@
-"""Toril on Redis, in BullMQ's wire format."""
+"""Toril on Redis, in BullMQ's wire format: the same program with another URL."""
 
-import sys
+from harness import URL
 
-from harness import CONCURRENCY, QUEUES, URL, Peer, on_job
-
-from toril import App
+from peers import toril_sqlite
 
 
-class PEER(Peer):
-    def open(self):
-        self.app = App(f"{URL}?visible_connections=0")
-        # Jobs are kept, as BullMQ keeps them by default.
-        each = CONCURRENCY if len(QUEUES) == 1 else 10
-        self.queues = {name: self.app.queue(name, concurrency=each, keep_completed=True) for name in QUEUES}
-
-    async def add(self, queue, p):
-        await self.queues[queue].add("job", p)
-
-    async def add_many(self, queue, payloads):
-        await self.queues[queue].add_many([("job", p) for p in payloads])
-
-    async def close(self):
-        await self.app.close()
-
-    async def work(self):
-        sys.setswitchinterval(0.0005)  # as the command `toril worker` does
-        self.open()
-        for queue in self.queues.values():
-
-            @queue.handler("job")
-            async def job(payload: dict, /):
-                await on_job(payload)
-
-        await self.app.worker().run()
+class PEER(toril_sqlite.PEER):
+    url = f"{URL}?visible_connections=0"

@@ -8,8 +8,10 @@ from toril import App
 
 
 class PEER(Peer):
+    url = f"sqlite:///{URL}"
+
     def open(self):
-        self.app = App(f"sqlite:///{URL}")
+        self.app = App(self.url)
         # Jobs are kept, so that W3S can see every one of them completed with its result.
         each = CONCURRENCY if len(QUEUES) == 1 else 10
         self.queues = {name: self.app.queue(name, concurrency=each, keep_completed=True) for name in QUEUES}

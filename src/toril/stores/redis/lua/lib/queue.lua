@@ -125,8 +125,6 @@ local function wind_up()
   end
 end
 
-local ring_bells = wind_up
-
 -- The queue's base and the id of a full job key; ids have no colon.
 local function split(job_key)
   local id = string.match(job_key, "[^:]*$")
