@@ -136,7 +136,7 @@ def step_down(group: SentinelGroup) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "replicas"), [(die, 0), (die, 1), (hang, 1), (step_down, 0)], ids=["dies", "dies-1", "hangs-1", "steps"]
+    ("fault", "replicas"), [(die, 0), (die, 2), (hang, 2), (step_down, 0)], ids=["dies", "dies-2", "hangs-2", "steps"]
 )
 async def test_another_master_goes_on_with_every_job_that_a_replica_had(
     group: SentinelGroup, store: Store, fault: Callable[[SentinelGroup], None], replicas: int
@@ -146,7 +146,7 @@ async def test_another_master_goes_on_with_every_job_that_a_replica_had(
 
     lost = await work_through(store, "email", size("failover_adds"), lambda: fault(group), what, replicas=replicas)
 
-    assert replicas == 0 or lost == 0
+    assert replicas == 0 or lost == 0  # of two: with one of them, Sentinels may choose the other, which lags behind
     await asyncio.to_thread(group.heal)
     assert group.role(before)["role"] == "slave"
     await Queue("email", store).add("welcome")
