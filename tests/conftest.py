@@ -92,7 +92,7 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path, clock: TurnedCloc
         redis = importlib.import_module("toril.stores.redis.store")
         url: str = request.getfixturevalue("redis_url")
         prefix = f"test-{uuid.uuid4().hex}"
-        return lambda: redis.RedisStore(url, prefix=prefix, clock=clock, timeout=30)
+        return lambda: redis.RedisStore(url, prefix=prefix, clock=clock)
     sqlite = importlib.import_module("toril.stores.sqlite.store")
     path = ":memory:" if kind == "sqlite-memory" else tmp_path / "toril.db"
     return lambda: sqlite.SqliteStore(path, clock=clock)

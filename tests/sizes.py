@@ -27,7 +27,7 @@ SIZES: dict[str, tuple[int, int]] = {
     "batched_steps": (300, 2_000),
     "redis_tries_ms": (2_000, 20_000),
     "redis_killed_clients_jobs": (150, 2_000),
-    "redis_adds_at_once": (2_000, 10_000),
+    "redis_adds_at_once": (10_000, 10_000),
     "redis_block_ms": (500, 5_000),
     "redis_idles": (1, 3),
     "redis_restart_jobs": (1_000, 20_000),

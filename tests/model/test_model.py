@@ -19,6 +19,6 @@ def test_random_histories_on_redis_keep_to_the_model(redis_url: str) -> None:
     numbers = itertools.count()
 
     def open_redis(clock: TurnedClock) -> Store:
-        return RedisStore(redis_url, prefix=f"model-{next(numbers)}", clock=clock, timeout=60)
+        return RedisStore(redis_url, prefix=f"model-{next(numbers)}", clock=clock)
 
     run_histories(examples=size("model_redis_examples"), steps=size("model_steps"), open_store=open_redis)
