@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from conformance.given import (
     QUEUE,
@@ -35,40 +33,11 @@ from conformance.given import (
     soon,
     told,
 )
-from toril.clock import SYSTEM_CLOCK, Clock, TurnedClock
 from toril.model import Answer, JobRef, Update
 from toril.options import ChildPolicy, RateLimit
 from toril.states import State
 from toril.store import Store
 from toril.stores.redis import admin, eventlog
-from toril.stores.redis.store import RedisStore
-
-
-def open_redis(url: str, clock: Clock) -> Store:
-    return cast("Store", RedisStore(url, prefix=f"test-{uuid.uuid4().hex}", clock=clock))
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Any]:
-    """A client beside the store."""
-    client = cast("Any", Redis).from_url(redis_url, decode_responses=True)
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
-async def store(redis_url: str, clock: TurnedClock) -> AsyncIterator[Store]:
-    opened = open_redis(redis_url, clock)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def real(redis_url: str) -> AsyncIterator[Store]:
-    """A store under the machine's own clock."""
-    opened = open_redis(redis_url, SYSTEM_CLOCK)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

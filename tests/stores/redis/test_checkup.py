@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pytest
-from redis.asyncio import Redis
 
 from conformance.given import (
     QUEUE,
@@ -45,29 +44,6 @@ from toril.stores.redis.fitness import Said, findings
 from toril.stores.redis.store import RedisStore
 
 OPTS = '{"attempts":1}'
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Any]:
-    """A client beside the store."""
-    client = cast("Any", Redis).from_url(redis_url, decode_responses=True)
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
-async def store(redis_url: str, clock: TurnedClock) -> AsyncIterator[Store]:
-    opened = RedisStore(redis_url, prefix=f"test-{uuid.uuid4().hex}", clock=clock)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def real(redis_url: str) -> AsyncIterator[Store]:
-    """A store under the machine's own clock."""
-    opened = RedisStore(redis_url, prefix=f"test-{uuid.uuid4().hex}")
-    yield opened
-    await opened.close()
 
 
 class Place(NamedTuple):

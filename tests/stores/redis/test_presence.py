@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -22,14 +22,6 @@ from toril.store import Store
 from toril.stores.redis.store import RedisStore
 
 
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Any]:
-    """A client beside the store."""
-    client = cast("Any", Redis).from_url(redis_url, decode_responses=True)
-    yield client
-    await client.aclose()
-
-
 @contextlib.asynccontextmanager
 async def opened(url: str, clock: Clock, *, prefix: str = "", visible: int = 8) -> AsyncGenerator[Store]:
     store = RedisStore(url, prefix=prefix or f"test-{uuid.uuid4().hex}", clock=clock, visible_connections=visible)
@@ -37,12 +29,6 @@ async def opened(url: str, clock: Clock, *, prefix: str = "", visible: int = 8) 
         yield store
     finally:
         await store.close()
-
-
-@pytest.fixture
-async def store(redis_url: str, clock: TurnedClock) -> AsyncIterator[Store]:
-    async with opened(redis_url, clock) as store:
-        yield store
 
 
 def serving(store: Store, *queues: str, **changes: Any) -> WorkerInfo:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from conformance.given import (
     LOCK_MS,
@@ -31,41 +29,12 @@ from conformance.given import (
     state_of,
     wanted,
 )
-from toril.clock import SYSTEM_CLOCK, Clock, TurnedClock
 from toril.errors import InvalidJob, StoreUnavailable
 from toril.model import Completed, Settlement, Slots, Unit, Wanted
 from toril.options import ChildPolicy, RateLimit
 from toril.states import State
 from toril.store import Store
 from toril.stores.redis.store import RedisStore
-
-
-def open_redis(url: str, *, prefix: str = "bull", clock: Clock = SYSTEM_CLOCK) -> Store:
-    """A store whose missing verbs come later."""
-    return cast("Store", RedisStore(url, prefix=prefix, clock=clock))
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Any]:
-    """A client beside the store."""
-    client = cast("Any", Redis).from_url(redis_url, decode_responses=True)
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
-async def store(redis_url: str, clock: TurnedClock) -> AsyncIterator[Store]:
-    opened = open_redis(redis_url, prefix=f"test-{uuid.uuid4().hex}", clock=clock)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def real(redis_url: str) -> AsyncIterator[Store]:
-    """A store under the machine's own clock, whose keys expire by the server's."""
-    opened = open_redis(redis_url, prefix=f"test-{uuid.uuid4().hex}")
-    yield opened
-    await opened.close()
 
 
 async def keys_of(redis: Any, store: Store) -> set[str]:
@@ -90,7 +59,7 @@ async def test_a_connection_that_was_cut_is_opened_again(store: Store, redis: An
 
 
 async def test_a_server_that_is_not_there_is_said_to_be_so_without_secrets() -> None:
-    store = open_redis("redis://user:secret@127.0.0.1:1/0")
+    store = RedisStore("redis://user:secret@127.0.0.1:1/0")
 
     with pytest.raises(StoreUnavailable, match=r"redis://127\.0\.0\.1:1/0 cannot be reached") as caught:
         await store.add([Unit((new_job(store),))])
@@ -99,7 +68,7 @@ async def test_a_server_that_is_not_there_is_said_to_be_so_without_secrets() -> 
 
 
 def test_a_store_serves_one_loop_after_another(redis_url: str) -> None:
-    store = open_redis(redis_url, prefix=f"test-{uuid.uuid4().hex}")
+    store = RedisStore(redis_url, prefix=f"test-{uuid.uuid4().hex}")
 
     async def use() -> int:
         job = new_job(store)

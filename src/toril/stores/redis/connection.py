@@ -103,6 +103,8 @@ class Door:
         try:
             line = await Line.open(await self._servers.connection(self._node), self._answer_s)
             with line.closed_on_error():
+                if self._closed:  # connecting may swallow that it was cancelled
+                    raise Closed
                 self.version = await _version(line)
         except AWAY:
             await self._servers.look_again()
@@ -427,11 +429,15 @@ class Connections:
         here.openings.add(opening)
         opening.add_done_callback(here.openings.discard)
         try:
-            return await _shared(opening, None)
+            line = await _shared(opening, None)
         except asyncio.CancelledError:
             opening.cancel()
             opening.add_done_callback(_unwanted)
             raise
+        with line.closed_on_error():
+            if here.closed:  # connecting may swallow that it was cancelled
+                raise Closed
+        return line
 
     def hang_up(self, worker: str) -> None:
         """Close the connections on which a worker has waited; with a slot for each queue, there are several."""
