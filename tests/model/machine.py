@@ -90,6 +90,7 @@ class Model:
         self.clock = clock
         self.jobs: dict[str, Job] = {}
         self.receipts: dict[str, tuple[NewJob, str, int]] = {}  # removed at once: the job, its token, until when known
+        self.settled: set[str] = set()  # tokens of all runs that were recorded
         self.paused = False
         self.concurrency: int | None = None
         self.limited_until_ms = 0
@@ -161,6 +162,8 @@ class Model:
             del self.jobs[job.new.id]
 
     def settle(self, job: Job, outcome: Outcome) -> None:
+        assert job.token is not None
+        self.settled.add(job.token)
         job.recorded, job.token = job.token, None
         match outcome:
             case Completed():
@@ -201,14 +204,17 @@ class Model:
         return lapsed
 
     def judge(self, claim: Claim) -> str:
-        """What a claim is worth now: held, recorded or lost."""
+        """What a claim is worth now: held, recorded or lost. Whether a store still knows that an earlier run was recorded,
+        after the next one has ended too, is nobody's promise: such a claim is old."""
         job = self.jobs.get(claim.ref.id)
         if job is not None and job.token == claim.token:
             return "held" if job.locked_until_ms > self.now_ms() else "lost"
         if job is not None and job.recorded == claim.token:
             return "recorded"
-        _, token, until_ms = self.receipts.get(claim.ref.id, (None, "", 0))
-        return "recorded" if token == claim.token and until_ms > self.now_ms() else "lost"
+        _, known, until_ms = self.receipts.get(claim.ref.id, (None, "", 0))
+        if known == claim.token:
+            return "recorded" if until_ms > self.now_ms() else "lost"
+        return "old" if claim.token in self.settled else "lost"
 
 
 picks = st.integers(0, 1_000)
@@ -402,7 +408,7 @@ class QueueMachine(RuleBasedStateMachine):
 
         settled = self.run(self.store.settle([Settlement(claim, outcome)]))
 
-        assert settled.lost == ((claim.ref,) if worth == "lost" else ())
+        assert settled.lost == ((claim.ref,) if worth == "lost" else ()) or worth == "old"
         assert settled.staying == ()
         if worth == "held":
             self.operations = {kind.split()[0]}

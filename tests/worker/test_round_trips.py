@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from conformance.given import soon
-from toril import Queue
+from toril import Context, Queue
 from toril.model import Wanted
 from toril.states import State
 from toril.store import Store
@@ -15,24 +15,25 @@ from worker.stage import Gate, WatchedStore, at_work, clock_of, count, quiet
 async def test_jobs_that_finish_together_are_settled_together_and_the_next_are_claimed_with_them(
     queue: Queue, watched: WatchedStore
 ) -> None:
-    gate = Gate()
+    gates = {"first": Gate(), "second": Gate()}
 
-    async def work() -> None:
-        await gate.passed()
+    async def work(ctx: Context) -> None:
+        await gates[ctx.name].passed()
 
     async with at_work(watched.as_store, work, concurrency=10):
-        jobs = await queue.add_many([("work", None)] * 20)
-        await gate.arrivals(10)
+        jobs = await queue.add_many([("first", None)] * 10 + [("second", None)] * 10)
+        await gates["first"].arrivals(10)
         claims = len(watched.calls("claim"))
 
-        gate.open()
-        await gate.arrivals(10)
+        gates["first"].open()
+        await gates["second"].arrivals(10)
         settle = watched.calls("settle")[0]
 
         assert len(settle.arguments[0]) == 10
         wanted: Wanted = settle.arguments[1]
         assert [slots.free for slots in wanted.slots] == [10]
         assert len(watched.calls("claim")) == claims
+        gates["second"].open()
         for job in jobs:
             await soon(job.result())
 
