@@ -15,36 +15,6 @@ from conformance import given
 from toril.clock import TurnedClock
 from toril.store import Store
 
-REDIS_VERBS = [
-    "add",
-    "announce",
-    "check",
-    "children",
-    "claim",
-    "clean",
-    "configure",
-    "drain",
-    "events",
-    "extend",
-    "find",
-    "get",
-    "logs",
-    "obliterate",
-    "pause",
-    "promote",
-    "recover",
-    "remove",
-    "report",
-    "retry",
-    "series",
-    "settle",
-    "summaries",
-    "throttle",
-    "update",
-    "wait",
-]
-"""The verbs of the seam that the Redis store has so far."""
-
 OpenStore = Callable[[], Store]
 
 
@@ -52,11 +22,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each conformance test on every kind of store; one that wants a neighbour only where two can share a place."""
     if metafunc.definition.path.parent.name != "conformance" or "open_store" not in metafunc.fixturenames:
         return
-    kinds = ["sqlite-file"]
+    kinds = ["sqlite-file", "redis"]
     if "neighbour" not in metafunc.fixturenames:
         kinds.append("sqlite-memory")
-    if metafunc.definition.path.stem.removeprefix("test_") in REDIS_VERBS:
-        kinds.append("redis")
     metafunc.parametrize("open_store", kinds, indirect=True)
 
 

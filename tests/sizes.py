@@ -6,12 +6,19 @@ import os
 
 SIZES: dict[str, tuple[int, int]] = {
     # name: (smoke, prove)
-    "model_examples": (60, 1000),
+    "model_examples": (40, 1000),
     "model_redis_examples": (25, 500),
     "model_steps": (30, 50),
     "planted_bug_examples": (200, 1000),
+    "flow_examples": (8, 300),
+    "flow_redis_examples": (6, 150),
+    "flow_nodes": (200, 200),
     "kills": (8, 200),
     "killed_jobs": (600, 20_000),
+    "limited_jobs": (200, 6_000),
+    "killed_flows": (60, 2_000),
+    "killed_schedules": (6, 50),
+    "flow_kills": (5, 100),
     "writer_kills": (15, 500),
     "power_cuts": (8, 200),
     "relaxed_power_cuts": (3, 20),
@@ -41,6 +48,7 @@ SIZES: dict[str, tuple[int, int]] = {
     "lagging_adds": (100, 400),
     "moved_jobs": (100, 5_000),
     "cluster_conformance_share": (12, 1),
+    "schedule_days": (30, 366),
 }
 
 

@@ -10,7 +10,9 @@ import grimp
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PLAIN = frozenset({"states", "model", "options", "errors", "clock", "ids", "wirejson", "posix", "version"})
+PLAIN = frozenset(
+    {"states", "model", "options", "timing", "crontab", "errors", "clock", "ids", "wirejson", "posix", "version"}
+)
 """Plain data and the machine: what a store may use besides the seam."""
 
 

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
         QueueFull,
         QueueNotPaused,
         ResultTimeout,
+        ScheduleNotFound,
         StoreDamaged,
         StoreError,
         StoreUnavailable,
+        TooManyAdds,
         TorilError,
         Unconfirmed,
         UnknownJob,
@@ -33,12 +35,15 @@ if TYPE_CHECKING:
         UnsupportedStore,
         WrongState,
     )
+    from toril.events import QueueEvents
+    from toril.flow import Flow, FlowProducer, chain, group
     from toril.handlers import Context, Handler, inject
     from toril.job import Call, Job
     from toril.model import Event, JobRecord, JobRef, QueueSettings
-    from toril.options import Backoff, JobOptions, Keep, RateLimit
+    from toril.options import Backoff, Deduplication, JobOptions, Keep, RateLimit
     from toril.places import connect
     from toril.queue import Queue
+    from toril.schedule import JobScheduler, cron, every
     from toril.states import State
     from toril.wishes import AwaitChildren, Delay, Throttle
     from toril.worker import Served, Worker
@@ -68,15 +73,24 @@ _WHERE = {
         "QueueFull",
         "QueueNotPaused",
         "ResultTimeout",
+        "ScheduleNotFound",
         "StoreDamaged",
         "StoreError",
         "StoreUnavailable",
+        "TooManyAdds",
         "TorilError",
         "UnknownJob",
         "Unrecoverable",
         "Unconfirmed",
         "UnsupportedStore",
         "WrongState",
+    ),
+    "toril.events": ("QueueEvents",),
+    "toril.flow": (
+        "Flow",
+        "FlowProducer",
+        "chain",
+        "group",
     ),
     "toril.handlers": (
         "Context",
@@ -95,11 +109,17 @@ _WHERE = {
     ),
     "toril.options": (
         "Backoff",
+        "Deduplication",
         "JobOptions",
         "Keep",
         "RateLimit",
     ),
     "toril.queue": ("Queue",),
+    "toril.schedule": (
+        "JobScheduler",
+        "cron",
+        "every",
+    ),
     "toril.states": ("State",),
     "toril.wishes": (
         "AwaitChildren",
@@ -134,8 +154,11 @@ __all__ = [
     "ConfigError",
     "Context",
     "CrossSlot",
+    "Deduplication",
     "Delay",
     "Event",
+    "Flow",
+    "FlowProducer",
     "Handler",
     "InvalidData",
     "InvalidJob",
@@ -146,6 +169,7 @@ __all__ = [
     "JobOptions",
     "JobRecord",
     "JobRef",
+    "JobScheduler",
     "Keep",
     "LockLost",
     "ParentTaken",
@@ -153,17 +177,20 @@ __all__ = [
     "Queue",
     "QueueBusy",
     "QueueError",
+    "QueueEvents",
     "QueueFull",
     "QueueNotPaused",
     "QueueSettings",
     "RateLimit",
     "ResultTimeout",
+    "ScheduleNotFound",
     "Served",
     "State",
     "StoreDamaged",
     "StoreError",
     "StoreUnavailable",
     "Throttle",
+    "TooManyAdds",
     "TorilError",
     "Unconfirmed",
     "UnknownJob",
@@ -172,6 +199,10 @@ __all__ = [
     "Worker",
     "WrongState",
     "__version__",
+    "chain",
     "connect",
+    "cron",
+    "every",
+    "group",
     "inject",
 ]

@@ -11,14 +11,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from toril.clock import SYSTEM_CLOCK, Clock
-from toril.errors import ConfigError
+from toril.errors import ConfigError, InvalidData, InvalidJob
+from toril.events import JobEvent, Listen, Listeners
+from toril.flow import Flow, Group, add_flows, flow_of
 from toril.handlers import AsyncHandler, Context, HandlerTable, SyncHandler, registered
 from toril.ids import IdSource, draw_id
-from toril.options import Backoff, Duration, JobOptions, RateLimit, Strategy, merged
+from toril.job import Call
+from toril.model import JobRef, Schedule
+from toril.options import AnyJob, Backoff, Duration, JobOptions, RateLimit, Strategy, merged
 from toril.places import connect
 from toril.queue import Queue
-from toril.settings import Settings
+from toril.settings import DEFAULT, Settings
 from toril.store import Store
+from toril.timing import Timing
 from toril.wishes import AwaitChildren, Delay, Throttle
 
 if TYPE_CHECKING:
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
+E = TypeVar("E", bound=JobEvent)
 
 log = logging.getLogger("toril")
 
@@ -62,14 +68,17 @@ class AppQueue(Queue):
         concurrency: int,
         limiter: RateLimit | None,
         max_waiting: int | None,
+        max_adds: RateLimit | None,
         keys: str,
         defaults: JobOptions,
     ) -> None:
-        super().__init__(name, app.store, ids=app.ids, defaults=defaults)
+        super().__init__(name, app.store, ids=app.ids, defaults=defaults, max_adds=max_adds)
         self.handlers = HandlerTable()
+        self.listeners = Listeners()
         self.concurrency = concurrency
         self.limiter = limiter
         self.max_waiting = max_waiting
+        self.declared: dict[str, Schedule] = {}
         self._app = app
         self._keys = keys
         self._settings_sent = max_waiting is None
@@ -84,6 +93,7 @@ class AppQueue(Queue):
         extra: str = "ignore",
         retry_on: Sequence[type[BaseException]] | None = None,
         give_up_on: Sequence[type[BaseException]] = (),
+        schedule: Timing | None = None,
     ) -> Register:
         """Declare the function that works on jobs of a name (the function's own, when none is given).
 
@@ -92,15 +102,26 @@ class AppQueue(Queue):
         default are filled in. An `async def` runs on the worker's loop, a plain `def` in a thread.
 
         `retry_on`: only errors of these types are tried again. `give_up_on`: errors of these types are not.
-        `extra="forbid"`: data with members that no parameter takes fails.
+        `extra="forbid"`: data with members that no parameter takes fails. `schedule`, made by `cron(…)` or `every(…)`, adds such
+        a job again and again, for a handler that needs no data; `Handler.declare_schedule` does for one that does.
 
         Raises:
-            ConfigError: the name is taken, or a parameter's type cannot be read from JSON.
+            ConfigError: the name is taken, a parameter's type cannot be read from JSON, or a handler with a schedule needs
+                data.
         """
 
         def register(function: Callable[..., Any]) -> Any:
             found = registered(name, function, keys=self._keys, extra=extra, retry_on=retry_on, give_up_on=give_up_on)
             self.handlers.put(found)
+            if schedule is not None:
+                try:
+                    call = Call(found.name, found.parameters.write((), {}))
+                except InvalidData as error:
+                    raise ConfigError(
+                        f"the handler {found.name!r} needs data, which a schedule in its declaration cannot give ({error}): "
+                        "use its declare_schedule(…)"
+                    ) from None
+                self.declare_schedule(found.name, schedule, call)
             kind: Any = AsyncHandler if found.is_async else SyncHandler
             return kind(found, self)
 
@@ -111,6 +132,13 @@ class AppQueue(Queue):
         self.handlers.put(registered("*", function, keys=self._keys), catch_all=True)
         return function
 
+    def on(self, kind: type[E]) -> Listen[E]:
+        """Declare a function to be called in each worker for what becomes of the jobs that it runs, once that is recorded.
+
+        `kind` is a class of `toril.events`: `@email.on(FinalFailure)`. What workers elsewhere do, `QueueEvents` tells.
+        """
+        return self.listeners.on(kind)
+
     def backoff(self, name: str) -> Callable[[Strategy], Strategy]:
         """Declare the strategy that `Backoff.custom(name)` asks."""
 
@@ -120,7 +148,17 @@ class AppQueue(Queue):
 
         return register
 
-    async def _before_add(self) -> None:
+    def declare_schedule(self, id: str, timing: Timing, call: Call) -> None:
+        """Have the job of a call added again and again; workers put the schedule when they start.
+
+        Raises:
+            ConfigError: another schedule of this id is declared, or it cannot be.
+        """
+        schedule = self.new_schedule(id, timing, call)
+        if self.declared.setdefault(id, schedule) != schedule:
+            raise ConfigError(f"queue {self.name!r} has another schedule {id!r} already: give this one another id")
+
+    async def before_add(self) -> None:
         self._app.say_where()
         if not self._settings_sent:
             settings = await self.store.settings(self.name)
@@ -153,6 +191,7 @@ class App:
     ) -> None:
         self.settings = Settings.load(url=url, prefix=prefix, strict=strict)
         self.queues: dict[str, AppQueue] = {}
+        self._undeclared: dict[str, Queue] = {}
         self.ids = ids
         self._clock = clock
         self._store = store
@@ -182,18 +221,20 @@ class App:
         concurrency_variable: str | None = None,
         limiter: RateLimit | None = None,
         max_waiting: int | None = None,
+        max_adds: RateLimit | None = None,
         **defaults: Unpack[JobOptions],
     ) -> AppQueue:
         """Declare a queue, or get one that is declared.
 
         Options given here are the defaults of its jobs. `concurrency` counts per worker; the environment variable
         `<NAME>_WORKER_CONCURRENCY`, and the one that `concurrency_variable` names, override it. `max_waiting`: beyond
-        so many waiting jobs, adds are refused with `QueueFull`.
+        so many waiting jobs, adds are refused with `QueueFull`. `max_adds`: how many jobs one process may add in a time; more
+        are refused with `TooManyAdds`.
 
         Raises:
             ConfigError: a queue of this name is declared otherwise, or an option cannot be.
         """
-        declared = bool(concurrency or concurrency_variable or limiter or max_waiting or defaults)
+        declared = bool(concurrency or concurrency_variable or limiter or max_waiting or max_adds or defaults)
         known = self.queues.get(name)
         if known is not None:
             if declared:
@@ -210,6 +251,7 @@ class App:
             concurrency=value,
             limiter=limiter,
             max_waiting=max_waiting,
+            max_adds=max_adds,
             keys=self._keys,
             defaults=merged(self._defaults, defaults),
         )
@@ -246,8 +288,18 @@ class App:
                 )
             if not _has_handlers(queue):
                 raise ConfigError(f"queue {queue_name!r} has no handler: its jobs would all fail as unknown")
+            if queue.declared and not self.settings.enable_scheduler:
+                chosen = self.settings.origins.get("enable_scheduler", DEFAULT) != DEFAULT
+                said = "the schedules of queue %s are not put here: %s (set ENABLE_SCHEDULER=true)"
+                log.log(
+                    logging.WARNING if chosen else logging.INFO, said, queue_name, ", ".join(sorted(queue.declared))
+                )
             at_once = queue.concurrency if concurrency is None else concurrency
-            served.append(Served(queue_name, queue.handlers, at_once, queue.limiter))
+            served.append(
+                Served(
+                    queue_name, queue.handlers, at_once, queue.limiter, tuple(queue.declared.values()), queue.listeners
+                )
+            )
         return Worker(
             served,
             store=self.store,
@@ -257,7 +309,39 @@ class App:
             grace=grace,
             name=name,
             strict=self.settings.strict,
+            scheduler=self.settings.enable_scheduler,
+            production=self.settings.environment == "production",
+            queue_of=self._queue_of,
         )
+
+    async def flow(self, flow: Call | Group) -> Flow:
+        """Add a tree of jobs over any queues, whole or not at all: `report.call(…).after(page.call(1), page.call(2))`, a `chain`
+        or a `group`. A child that fails fails its parent, unless its option `parent_on_failure` says otherwise.
+
+        Raises:
+            InvalidJob: a call names no queue, or cannot be a job; or they are more than a unit holds.
+            ConfigError: an option cannot be.
+            CrossSlot: their queues lie in different slots of a cluster.
+            QueueFull, TooManyAdds: a queue admits no more.
+            StoreUnavailable: the store cannot be reached. They may be stored all the same.
+        """
+        roots = flow.calls if isinstance(flow, Group) else (flow,)
+        if not roots:
+            raise InvalidJob("the group has no jobs")
+        jobs = await add_flows(self.store, self._queue_of, roots)
+        return Flow(jobs, self.store, is_group=isinstance(flow, Group))
+
+    def get_flow(self, ref: AnyJob) -> Flow:
+        """A handle to the flow under a job."""
+        return flow_of(JobRef(ref.queue, ref.id), self.store)
+
+    def _queue_of(self, name: str) -> Queue:
+        """A queue by its name; one that is not declared has no defaults of its own."""
+        known: Queue | None = self.queues.get(name) or self._undeclared.get(name)
+        if known is None:
+            log.warning("queue %r is not declared: its jobs get the defaults of the app", name)
+            known = self._undeclared[name] = Queue(name, self.store, ids=self.ids, defaults=self._defaults)
+        return known
 
     def say_where(self) -> None:
         """Say once where jobs go, and whether anybody here works on them."""

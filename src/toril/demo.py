@@ -1,7 +1,8 @@
 """`toril demo`: real work on an embedded file, watched while it runs.
 
-One job per Python file reads and parses it, with progress. One job fails twice and then succeeds, one ends failed, one
-is delayed. The file of jobs stays: interrupted, the demo goes on where it was when it is run again.
+One job has a child for each Python file, which reads and parses it, with progress; when they have ended it adds up what
+they counted. One job fails twice and then succeeds, one ends failed, one is delayed, and each second a report is made. The file
+of jobs stays: interrupted, the demo goes on where it was when it is run again.
 """
 
 from __future__ import annotations
@@ -31,11 +32,14 @@ from toril.model import JobRecord
 from toril.options import Backoff, JobOptions
 from toril.posix import signals_to
 from toril.queue import Queue
+from toril.schedule import every
 from toril.states import FINISHED, State
 from toril.wirejson import decode
+from toril.wishes import AwaitChildren
 
 LEFT_OUT = frozenset({"test", "tests", "site-packages", "dist-packages", "idlelib", "__pycache__", "lib2to3"})
 FRAME_S = 0.1
+PIECE = 500
 DELAY_S = 2.0
 
 
@@ -77,6 +81,16 @@ def parse_file(ctx: Context, path: str) -> Figures:
     )
 
 
+async def add_up(ctx: Context, path: str) -> Figures | AwaitChildren:
+    """The parent: adds a child for each file, waits for them, and adds up what they counted."""
+    calls = calls_for(python_files(Path(path)))
+    if len(await ctx.children()) < len(calls):
+        for start in range(0, len(calls), PIECE):
+            await ctx.add_children(*calls[start : start + PIECE])
+        return AwaitChildren()
+    return sum((Figures(**figures) for figures in (await ctx.child_results()).values()), Figures())
+
+
 async def fetch_figures(ctx: Context) -> dict[str, int]:
     """Fails twice, as a service that is starting up would, and then succeeds."""
     if ctx.attempt < 3:
@@ -99,10 +113,18 @@ def build(url: str) -> App:
     app = App(url, keep_completed=True, keep_failed=True)
     files = app.queue("demo-files", concurrency=8)
     files.handler("parse-file")(parse_file)
+    files.handler("add-up")(add_up)
     cases = app.queue("demo-cases", concurrency=4, attempts=3, backoff=Backoff.fixed(0.3))
     cases.handler("fetch-figures")(fetch_figures)
     cases.handler("send-to-nobody")(send_to_nobody)
     cases.handler("wake-up")(wake_up)
+    reports = app.queue("demo-reports", concurrency=1)
+
+    @reports.handler("report")
+    async def report() -> str:
+        counts = await files.counts()
+        return f"{counts[State.COMPLETED]:,} of {sum(counts.values()):,} files parsed"
+
     return app
 
 
@@ -119,12 +141,21 @@ def python_files(path: Path) -> Iterator[Path]:
 
 
 def calls_for(files: Iterable[Path]) -> list[Call]:
-    """One job per file. Its id comes from the path, so that adding it again finds the one that is there."""
-    calls: list[Call] = []
-    for file in files:
-        digest = hashlib.sha256(os.fsencode(file)).hexdigest()[:16]
-        calls.append(Call("parse-file", {"path": str(file)}, {"job_id": f"file-{digest}"}))
-    return calls
+    """One job per file. Its id comes from the path, so that adding it again finds the one that is there; should it fail, what
+    is added up goes without it."""
+    return [
+        Call(
+            "parse-file",
+            {"path": str(file)},
+            {"job_id": _id("file", file), "parent_on_failure": "ignore"},
+            queue="demo-files",
+        )
+        for file in files
+    ]
+
+
+def _id(word: str, path: Path) -> str:
+    return f"{word}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
 
 
 def cases() -> list[Call]:
@@ -150,6 +181,8 @@ class Summary:
     added: int
     resumed: bool
     seconds: float = 0.0
+    reports: int = 0
+    flow: str = ""
     counts: Mapping[str, int] = field(default_factory=dict[str, int])
     figures: Figures = field(default_factory=Figures)
     failed: list[str] = field(default_factory=list[str])
@@ -158,22 +191,25 @@ class Summary:
 
 async def run_once(url: str, path: Path, screen: Screen) -> Summary:
     """Add what is not there yet, work until nothing is left, and gather the figures."""
+    files = list(python_files(path))
+    if not files:
+        raise ConfigError(f"there are no Python files at {path}: name a file or a folder that has some")
     app = build(url)
     try:
         queues = [app.queue("demo-files"), app.queue("demo-cases")]
-        resumed = await _begin(queues)
-        calls = calls_for(python_files(path))
-        if not calls:
-            raise ConfigError(f"there are no Python files at {path}: name a file or a folder that has some")
-        await queues[0].add_many(calls)
+        reports = app.queue("demo-reports")
+        resumed = await _begin([*queues, reports])
+        total = await queues[0].add("add-up", {"path": str(path)}, job_id=_id("sum", path))
         await queues[1].add_many(cases())
-        before = await _counts(queues)
-        summary = Summary(app.store.place, sum(before.values()), resumed)
-        screen.begin(summary, before)
+        progress = await reports.schedule("progress", every(1, overlap="skip"), "report")
+        summary = Summary(app.store.place, len(files) + len(cases()) + 1, resumed, flow=str(total.ref))
+        screen.begin(summary, await _counts(queues))
         started = time.monotonic()
         await _work(app, queues, screen)
+        await progress.remove()
         summary.seconds = time.monotonic() - started
-        await _account(queues, summary)
+        await _account(queues, summary, [total.id, *(_id("file", file) for file in files)])
+        summary.reports = (await reports.counts())[State.COMPLETED]
         return summary
     finally:
         await app.close()
@@ -188,7 +224,7 @@ async def _begin(queues: Sequence[Queue]) -> bool:
         return True
     for queue in queues:
         await queue.pause()
-        await queue.obliterate()
+        await queue.obliterate(force=True)
     return False
 
 
@@ -223,8 +259,8 @@ async def _work(app: App, queues: Sequence[Queue], screen: Screen) -> None:
         raise KeyboardInterrupt
 
 
-async def _account(queues: Sequence[Queue], summary: Summary) -> None:
-    """Read every job, add up, and say what does not fit."""
+async def _account(queues: Sequence[Queue], summary: Summary, ids: Sequence[str]) -> None:
+    """Read every job, and say what does not fit. `ids` are those that must be among the files' jobs, the parent's first."""
     records: dict[str, JobRecord] = {}
     for queue in queues:
         for state in State:
@@ -232,19 +268,19 @@ async def _account(queues: Sequence[Queue], summary: Summary) -> None:
                 records[str(record.ref)] = record
     counts = await _counts(queues)
     summary.counts = {state.value: count for state, count in counts.items()}
-    completed = [record for record in records.values() if record.state is State.COMPLETED]
+    summary.added = len(records)
     summary.failed = [f"{r.ref}: {r.reason}" for r in records.values() if r.state is State.FAILED]
-    for record in completed:
-        if record.name == "parse-file":
-            summary.figures += Figures(**decode(record.result or "{}"))
-    summary.problems = list(_problems(summary, records, counts))
+    total = records.get(f"demo-files/{ids[0]}")
+    summary.figures = Figures(**decode((total and total.result) or "{}"))
+    summary.problems = [f"the job demo-files/{id} is not there" for id in ids if f"demo-files/{id}" not in records]
+    summary.problems += _problems(summary, records, counts, [f"demo-files/{id}" for id in ids[1:]])
 
 
-def _problems(summary: Summary, records: Mapping[str, JobRecord], counts: Mapping[State, int]) -> Iterator[str]:
-    if len(records) != summary.added:
-        yield f"{summary.added} jobs were added and {len(records)} are there"
+def _problems(
+    summary: Summary, records: Mapping[str, JobRecord], counts: Mapping[State, int], files: Sequence[str]
+) -> Iterator[str]:
     if counts[State.COMPLETED] + counts[State.FAILED] != summary.added:
-        yield f"{summary.added} jobs were added, {counts[State.COMPLETED]} completed and {counts[State.FAILED]} failed"
+        yield f"{summary.added} jobs are there, {counts[State.COMPLETED]} completed and {counts[State.FAILED]} failed"
     third = records.get("demo-cases/succeeds-third-time")
     if third is None or third.state is not State.COMPLETED or third.attempts_made != 3:
         yield "the job that fails twice did not succeed at its third attempt"
@@ -255,7 +291,7 @@ def _problems(summary: Summary, records: Mapping[str, JobRecord], counts: Mappin
     waited = decode(delayed.result or "{}").get("waited_ms", 0) if delayed is not None else 0
     if waited < DELAY_S * 1000:
         yield f"the delayed job started {waited} ms after it was added, before its {DELAY_S:g} s were over"
-    parsed = sum(1 for r in records.values() if r.name == "parse-file" and r.state is State.COMPLETED)
+    parsed = sum(1 for file in files if file in records and records[file].state is State.COMPLETED)
     if summary.figures.files != parsed:
         yield f"{parsed} files were parsed and the figures are of {summary.figures.files}"
 
@@ -305,13 +341,14 @@ class Screen:
 
     def _line(self, counts: Mapping[State, int], now: float) -> str:
         done = counts[State.COMPLETED] + counts[State.FAILED]
-        share = done / self._total if self._total else 1.0
+        total = max(self._total, sum(counts.values()))  # the files' jobs are added while it runs
+        share = done / total if total else 1.0
         bar = ("━" * round(share * 24)).ljust(24, "─" if self._colour else "·")
         if self._colour:
             bar = f"\x1b[32m{bar}\x1b[0m"
         rate = (done - self._done_before) / max(now - self._started, 0.001)
         rest = [f"{count} {state}" for state, count in counts.items() if count and state is not State.COMPLETED]
-        return f"{bar} {done:,}/{self._total:,}  {rate:,.0f}/s  {', '.join(rest)}"
+        return f"{bar} {done:,}/{total:,}  {rate:,.0f}/s  {', '.join(rest)}"
 
     def _print(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -325,7 +362,7 @@ def report(summary: Summary) -> str:
         "",
         f"{figures.files:,} files parsed in {summary.seconds:.1f} s: {figures.lines:,} lines, {figures.functions:,} functions, "
         f"{figures.classes:,} classes, {figures.imports:,} imports, {figures.bytes / 1e6:.1f} MB",
-        f"{summary.added:,} jobs added = {' + '.join(counts)}",
+        f"{summary.added:,} jobs = {' + '.join(counts)}, and {summary.reports:,} reports, one each second",
         *(f"  failed as it should: {text}" for text in summary.failed),
         "",
     ]
@@ -336,6 +373,7 @@ def report(summary: Summary) -> str:
             "Every job is accounted for. Look at one of them:",
             f"  toril --url sqlite:///{summary.place} show demo-cases/succeeds-third-time",
             f"  toril --url sqlite:///{summary.place} why demo-cases/ends-failed",
+            f"  toril --url sqlite:///{summary.place} flow {summary.flow}",
         ]
     return "\n".join(lines)
 

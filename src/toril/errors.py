@@ -10,6 +10,8 @@ TorilError
 │   ├── QueueFull          the queue admits no more jobs for now
 │   ├── CrossSlot          jobs of one unit lie in several slots of a cluster
 │   ├── QueueNotPaused     obliterate wants a paused queue
+│   ├── TooManyAdds        this process adds more often than its `max_adds` allows
+│   ├── ScheduleNotFound   there is no such schedule
 │   └── QueueBusy          obliterate wants a queue without running jobs, or force
 ├── JobError
 │   ├── JobNotFound        there is no such job
@@ -91,6 +93,26 @@ class QueueFull(QueueError):
         self.queue = queue
         self.waiting = waiting
         self.max_waiting = max_waiting
+
+
+class TooManyAdds(QueueError):
+    """This process adds more jobs to the queue than its `max_adds` allows. `retry_after` is in seconds."""
+
+    def __init__(self, queue: str, limit: str, retry_after: float) -> None:
+        super().__init__(
+            f"queue {queue!r} takes {limit} from one process: add again in {retry_after:.3g} s, or raise `max_adds`"
+        )
+        self.queue = queue
+        self.retry_after = retry_after
+
+
+class ScheduleNotFound(QueueError):
+    """There is no such schedule."""
+
+    def __init__(self, queue: str, id: str) -> None:
+        super().__init__(f"queue {queue!r} has no schedule {id!r}: `toril schedules` lists those there are")
+        self.queue = queue
+        self.id = id
 
 
 class CrossSlot(QueueError):

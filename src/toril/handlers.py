@@ -9,10 +9,12 @@ from types import UnionType
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Union, Unpack, cast, get_args, get_origin, overload
 
 from toril.errors import ConfigError
-from toril.job import Call, Job
+from toril.job import Call, Job, results_of
 from toril.model import Child, Claim, JobRef
 from toril.options import JobOptions, Strategy
 from toril.parameters import Parameters, parameters_of
+from toril.schedule import JobScheduler
+from toril.timing import Timing
 from toril.wirejson import Json, decode, encode
 from toril.wishes import Wish
 
@@ -34,6 +36,10 @@ class Reporter(Protocol):
 
     async def children(self, ref: JobRef) -> list[Child]:
         """The children of a job."""
+        ...
+
+    async def add_children(self, ref: JobRef, calls: Sequence[Call]) -> list[Job[Any]]:
+        """Add children to a job."""
         ...
 
 
@@ -114,6 +120,20 @@ class Context:
     async def children(self) -> list[Child]:
         """The children of this job and what became of them."""
         return await self._reporter.children(self._claim.ref)
+
+    async def child_results(self) -> dict[JobRef, Any]:
+        """What the children of this job have returned, those that have completed."""
+        return results_of(await self.children())
+
+    async def add_children(self, *calls: Call) -> list[Job[Any]]:
+        """Add jobs, with what they wait for themselves, as children of this one; then wish `AwaitChildren()`, and this job
+        runs again when they have ended. A child that fails fails it, unless its option `parent_on_failure` says otherwise.
+
+        A run that is repeated adds them again: give them a `job_id`, and there will be one of each.
+
+        Raises: as `App.flow`.
+        """
+        return await self._reporter.add_children(self._claim.ref, calls)
 
 
 class Injected:
@@ -237,8 +257,21 @@ def _is_wish(annotation: Any) -> bool:
 class Target(Protocol):
     """Where a handler's jobs go."""
 
+    @property
+    def name(self) -> str:
+        """The name of the queue."""
+        ...
+
     async def add_call(self, call: Call, returns: Any) -> Job[Any]:
         """Add one job."""
+        ...
+
+    async def schedule_call(self, id: str, timing: Timing, call: Call) -> JobScheduler:
+        """Add it again and again."""
+        ...
+
+    def declare_schedule(self, id: str, timing: Timing, call: Call) -> None:
+        """Have it added again and again from the start of a worker on."""
         ...
 
 
@@ -272,7 +305,20 @@ class Handler(Generic[P, R]):
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
         """The same job, to be added later with others by `add_many`."""
-        return Call(self.name, self._handler.parameters.write(args, kwargs))
+        return Call(self.name, self._handler.parameters.write(args, kwargs), queue=self._queue.name)
+
+    async def schedule(self, id: str, timing: Timing, /, *args: P.args, **kwargs: P.kwargs) -> JobScheduler:
+        """Add such a job again and again, at the times of `cron(…)` or `every(…)`. Raises as `Queue.schedule`."""
+        return await self._queue.schedule_call(id, timing, self.call(*args, **kwargs))
+
+    def declare_schedule(self, id: str, timing: Timing, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """The same, said in code: workers put the schedule when they start, and changes of it when the code has changed.
+
+        Raises:
+            ConfigError: the queue has another schedule of this id, or it cannot be.
+            InvalidData: the arguments do not fit the function.
+        """
+        self._queue.declare_schedule(id, timing, self.call(*args, **kwargs))
 
     def options(self, **options: Unpack[JobOptions]) -> WithOptions[P, R]:
         """The handler with options for what is added through it: `handler.options(delay=60).add(…)`."""
@@ -293,7 +339,15 @@ class WithOptions(Generic[P, R]):
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
         """As `Handler.call`, with the options."""
-        return Call(self._handler.name, self._handler.parameters.write(args, kwargs), self._options)
+        return Call(self._handler.name, self._handler.parameters.write(args, kwargs), self._options, self._queue.name)
+
+    async def schedule(self, id: str, timing: Timing, /, *args: P.args, **kwargs: P.kwargs) -> JobScheduler:
+        """As `Handler.schedule`, with the options."""
+        return await self._queue.schedule_call(id, timing, self.call(*args, **kwargs))
+
+    def declare_schedule(self, id: str, timing: Timing, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """As `Handler.declare_schedule`, with the options."""
+        self._queue.declare_schedule(id, timing, self.call(*args, **kwargs))
 
 
 class AsyncHandler(Handler[P, R], Generic[Q, P, R]):

@@ -25,6 +25,7 @@ RESERVED = frozenset(
 )
 """Names that BullMQ's keys use beside job ids; a job with such an id would overwrite its queue."""
 
+_RUN = re.compile(r":\d+$")
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -85,6 +86,22 @@ def check_job_id(job_id: str) -> str:
             f"the job id {job_id!r} is the name of one of the queue's own keys: put a word before it, as in 'job-{job_id}'"
         )
     return job_id
+
+
+def check_schedule_id(id: str) -> str:
+    """Return `id` if a schedule may be called so. BullMQ lets it hold colons.
+
+    Raises:
+        InvalidJob: it is empty, too long, contains a control character, or ends as the id of a run of another schedule does.
+    """
+    _check_text("schedule id", id, empty="give it one, as in 'daily-report'", long="shorten it")
+    if _is_unprintable(id):
+        raise InvalidJob(f"the schedule id {id!r} contains a control character or half a surrogate pair: remove it")
+    if _RUN.search(id):
+        raise InvalidJob(
+            f"the schedule id {id!r} ends in ':' and digits, as the id of a schedule's run: put a word behind it"
+        )
+    return id
 
 
 def check_job_name(name: str) -> str:

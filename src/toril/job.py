@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from toril.errors import JobFailed, JobNotFound, ResultTimeout, WrongState
 from toril.model import Answer, Child, Event, JobRecord, JobRef, LogPage, Update
-from toril.options import Duration, JobOptions, check_priority, to_ms
+from toril.options import Duration, JobOptions, Rule, check_priority, to_ms
 from toril.shapes import reader
 from toril.states import FINISHED, State
 from toril.store import Store
@@ -15,30 +16,53 @@ from toril.wirejson import Json, decode, encode
 
 R = TypeVar("R")
 
+UNBEGUN = frozenset({State.WAITING, State.PRIORITIZED, State.DELAYED, State.WAITING_CHILDREN})
+"""Where jobs stand that no worker holds and that have not ended."""
+
 NET_MS = 30_000
 """How long a wait for a result trusts events alone before it looks at the job itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A job to be: a name, its data and its options. `add_many` takes a list of them."""
+    """A job to be: a name, its data and its options. `add_many` takes a list of them, and `App.flow` a tree.
+
+    `queue` names its queue where that is not said otherwise; a handler's call names the handler's. `children` are the jobs
+    that it waits for.
+    """
 
     name: str
     data: Json = None
     options: JobOptions = field(default_factory=JobOptions)
+    queue: str | None = None
+    children: tuple[Call, ...] = ()
+
+    def after(self, *calls: Call) -> Call:
+        """The same job, which runs when these have ended: its children."""
+        return replace(self, children=(*self.children, *calls))
 
 
 class Job(Generic[R]):
-    """A job that was added. `duplicate`: one with the chosen id was there already, and this is it.
+    """A job that was added. `duplicate`: one that was there already stands in its place, and this is it.
 
-    `store` says which store took it.
+    `rule` says by what that one was found: "id", or the way of deduplication ("simple", "throttle", "debounce",
+    "keep-last"). With "debounce" and no duplicate, this job took the place of one that was delayed. `store` says which store
+    took it.
     """
 
     def __init__(
-        self, ref: JobRef, store: Store, *, duplicate: bool = False, taken_by: str = "", returns: Any = Any
+        self,
+        ref: JobRef,
+        store: Store,
+        *,
+        duplicate: bool = False,
+        rule: Rule | None = None,
+        taken_by: str = "",
+        returns: Any = Any,
     ) -> None:
         self.ref = ref
         self.duplicate = duplicate
+        self.rule = rule
         self.store = taken_by or store.kind
         self._store = store
         self._returns = returns
@@ -123,11 +147,35 @@ class Job(Generic[R]):
         value: R = reader(self._returns)(decode(record.result or "null"), "result")
         return value
 
+    async def child_results(self) -> dict[JobRef, Any]:
+        """What its children have returned, those that have completed so far."""
+        return results_of(await self.children())
+
     # ---------------------------------------------------------------- changing
 
     async def remove(self) -> bool:
         """Remove it with all that belongs to it; False when it is running or gone."""
         return await self._store.remove([self.ref]) == [Answer.DONE]
+
+    async def cancel(self, reason: str = "cancelled") -> None:
+        """Fail it before it runs; it is never tried again.
+
+        Raises:
+            JobNotFound: it is gone.
+            WrongState: it runs, or has ended.
+        """
+        await self._expect((await self._store.cancel([self.ref], reason))[0], "cancel", "not yet running")
+
+    async def leave_parent(self) -> None:
+        """Be its parent's child no longer; a parent that waits for nothing else runs. Raises JobNotFound, WrongState."""
+        await self._expect((await self._store.detach([self.ref]))[0], "leave its parent", "a child")
+
+    async def remove_children(self) -> int:
+        """Remove its children that have not begun, with theirs, so that it waits for them no longer; return how many."""
+        pending = [child.ref for child in await self.children() if child.state == "pending"]
+        records = await self._store.get(pending)
+        waiting = [record.ref for record in records if record is not None and record.state in UNBEGUN]
+        return (await self._store.remove(waiting)).count(Answer.DONE)
 
     async def promote(self) -> None:
         """Let it run now, if it is delayed. Raises JobNotFound, WrongState."""
@@ -162,6 +210,11 @@ class Job(Generic[R]):
             raise JobNotFound(self.ref)
         if answer is not Answer.DONE:
             raise WrongState(self.ref, operation, await self.state(), wanted)
+
+
+def results_of(children: Iterable[Child]) -> dict[JobRef, Any]:
+    """What children have returned, those that have completed."""
+    return {child.ref: decode(child.result or "null") for child in children if child.state == "completed"}
 
 
 def _ends(event: Event, job_id: str) -> bool:

@@ -8,8 +8,9 @@ from enum import StrEnum
 from typing import Generic, Literal, TypeVar
 
 from toril.errors import ConfigError, TorilError
-from toril.options import ChildPolicy, Confirm, Options, RateLimit
+from toril.options import DEFAULT_OPTIONS, ChildPolicy, Confirm, Options, RateLimit, Rule
 from toril.states import State
+from toril.timing import Timing
 
 T = TypeVar("T")
 
@@ -71,10 +72,16 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """One job of a stored unit. `duplicate`: a job with the id that the caller chose was there already and stands."""
+    """One job of a stored unit.
+
+    `duplicate`: it was not stored, and `ref` is the job that stands in its place, found by `rule`. With "keep-last" it
+    will be added when that one, which runs, has ended. Not a duplicate, "debounce" says that it took the place of a
+    delayed job, which is gone.
+    """
 
     ref: JobRef
     duplicate: bool = False
+    rule: Rule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +142,7 @@ class Claim:
     worker: str
     deferred: str | None = None  # a reason to fail it without running it
     parent: Parent | None = None
+    schedule: str | None = None  # the id of the schedule whose run it is
     handle: object = field(default=None, compare=False, repr=False)  # the store's own
 
 
@@ -321,6 +329,7 @@ class JobRecord:
     history: tuple[Attempt, ...] = ()
     parent: Parent | None = None
     pending_children: int = 0
+    schedule: str | None = None
     kept: bool = True
 
 
@@ -332,6 +341,76 @@ class Child:
     state: Literal["pending", "completed", "failed", "ignored"]
     result: str | None = None
     reason: str | None = None
+
+
+# ------------------------------------------------------------------ schedules
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """A definition that another one has taken the place of, by its fingerprint, and when."""
+
+    fingerprint: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A schedule as it is to be: when, and the job that it makes each time.
+
+    `declared`: code owns it, and puts it at the start of a worker; the fingerprint of what the code says. `paused` is the
+    operators'.
+    """
+
+    queue: str
+    id: str
+    timing: Timing
+    name: str
+    data: str = "{}"
+    options: Options = DEFAULT_OPTIONS
+    declared: str | None = None
+    paused: bool = False
+    superseded: tuple[Superseded, ...] = ()  # the newest last
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRecord:
+    """What a store knows of a schedule.
+
+    Its run to come is the job `iteration`, of which `next_at_ms` is the time; a schedule that is paused or over has
+    none, and keeps the time of the last one. `iterations` counts all runs it has made, `count` those since it was put.
+    """
+
+    schedule: Schedule
+    next_at_ms: int
+    iterations: int
+    count: int
+    state: State | None = None  # where the job `iteration` stands; None: it is not there
+    running: str | None = None  # the id of the run that was last let run
+    handle: object = field(default=None, compare=False, repr=False)  # the store's own
+
+    @property
+    def iteration(self) -> JobRef:
+        """The job that is the run at `next_at_ms`. BullMQ names it so."""
+        return JobRef(self.schedule.queue, iteration_id(self.schedule.id, self.next_at_ms))
+
+    @property
+    def pending(self) -> bool:
+        """Whether the run to come waits for its time, or for a worker."""
+        return self.state in (State.WAITING, State.PRIORITIZED, State.DELAYED)
+
+
+def iteration_id(schedule: str, at_ms: int) -> str:
+    """The id of the job that is a schedule's run at a time."""
+    return f"repeat:{schedule}:{at_ms}"
+
+
+class Placed(StrEnum):
+    """What became of a run that a schedule was to have next."""
+
+    DONE = "done"
+    CHANGED = "changed"  # somebody else has changed or advanced the schedule: look again
+    TAKEN = "taken"  # there is a job of that time already: try the time after it
 
 
 @dataclass(frozen=True, slots=True)

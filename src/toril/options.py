@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, Literal, Protocol, TypedDict, cast
 
 from toril.errors import ConfigError
 
@@ -158,15 +158,69 @@ class ChildPolicy(StrEnum):
     REMOVE = "remove"  # counts as done; nothing is kept
 
 
+Rule = Literal["id", "simple", "throttle", "debounce", "keep-last"]
+"""By what an add met a job that was there: the chosen id, or one of the four ways to deduplicate."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deduplication:
-    """At most one job per `id` at a time, or within `ttl_ms`."""
+    """At most one job per `id`: as long as its owner has not ended, or with `ttl_ms` for that time.
+
+    `extend`: each add begins the time anew. `replace`: an add takes the place of an owner that is still delayed.
+    `reschedule`: an add begins the delay of a delayed owner anew, with its own. `keep_last_if_active`: of the adds that
+    come while the owner runs, the last one is added when it has ended.
+    """
 
     id: str
     ttl_ms: int | None = None
     extend: bool = False
     replace: bool = False
+    reschedule: bool = False
     keep_last_if_active: bool = False
+
+    @property
+    def rule(self) -> Rule:
+        """Its way, as an add that met another job says it."""
+        if self.replace:
+            return "debounce"
+        if self.ttl_ms:
+            return "throttle"
+        return "keep-last" if self.keep_last_if_active else "simple"
+
+    @staticmethod
+    def simple(id: str) -> Deduplication:
+        """No second job until the first has completed or failed."""
+        return Deduplication(_deduplication_id(id))
+
+    @staticmethod
+    def throttle(id: str, ttl: Duration, *, extend: bool = False) -> Deduplication:
+        """No second job within `ttl` of the first, whatever becomes of it; with `extend`, of the last add."""
+        return Deduplication(_deduplication_id(id), _ttl_ms(ttl), extend=extend)
+
+    @staticmethod
+    def debounce(id: str, ttl: Duration | None = None) -> Deduplication:
+        """The last add wins: it takes the place of the one that is still delayed. Give the jobs a `delay`, and as `ttl` the same."""
+        if ttl is None:
+            return Deduplication(_deduplication_id(id), replace=True)
+        return Deduplication(_deduplication_id(id), _ttl_ms(ttl), extend=True, replace=True)
+
+    @staticmethod
+    def keep_last(id: str) -> Deduplication:
+        """No second job until the first has ended; the last of those added while it runs is added then."""
+        return Deduplication(_deduplication_id(id), keep_last_if_active=True)
+
+
+def _deduplication_id(id: object) -> str:
+    if not isinstance(id, str) or not id:
+        raise ConfigError(f"a deduplication id is text that is not empty, not {id!r}")
+    return id
+
+
+def _ttl_ms(ttl: Duration) -> int:
+    ttl_ms = to_ms(ttl, "the ttl of a deduplication")
+    if ttl_ms < 1:
+        raise ConfigError("the ttl of a deduplication must be more than 0 s: Deduplication.simple(…) needs none")
+    return ttl_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +253,20 @@ class Confirm:
         return Confirm(max(self.replicas, other.replicas), self.aof or other.aof, max(self.within_ms, other.within_ms))
 
 
+class AnyJob(Protocol):
+    """Whatever names a job: a `Job`, a `JobRef`, a record's `ref`."""
+
+    @property
+    def queue(self) -> str:
+        """The name of its queue."""
+        ...
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        ...
+
+
 class JobOptions(TypedDict, total=False):
     """Everything `add` accepts besides a name and data. Durations are seconds or timedeltas."""
 
@@ -218,6 +286,9 @@ class JobOptions(TypedDict, total=False):
     wait_replicas: int
     wait_aof: bool
     wait_timeout: Duration
+    deduplication: Deduplication | str
+    parent: AnyJob
+    parent_on_failure: ChildPolicy | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,12 +305,12 @@ class Options:
     keep_result_ms: int = 10 * MINUTE_MS
     keep_logs: int = DEFAULT_KEEP_LOGS
     size_limit: int = DEFAULT_SIZE_LIMIT
+    deduplication: Deduplication | None = None
     # Carried from the first day; later features give them meaning.
     group: str | None = None
     expires_at_ms: int | None = None
     deadline_at_ms: int | None = None
     timeout_ms: int | None = None
-    deduplication: Deduplication | None = None
     trace: str | None = None
     origin: str | None = None
     codec: str | None = None
@@ -286,6 +357,7 @@ def resolve(given: JobOptions, now_ms: int) -> Options:
         keep_result_ms=to_ms(given.get("keep_result", 600), "keep_result"),
         keep_logs=_integer(given, "keep_logs", DEFAULT_KEEP_LOGS, 0, 1_000_000),
         size_limit=_integer(given, "size_limit", DEFAULT_SIZE_LIMIT, 1, 512 * 1024 * 1024),
+        deduplication=_deduplication(given.get("deduplication")),
     )
 
 
@@ -311,6 +383,10 @@ _RENAMED = {
     "removeOnComplete": "it is called `keep_completed` here: True keeps all, False removes at once, a number keeps that many",
     "removeOnFail": "it is called `keep_failed` here: True keeps all, False removes at once, a number keeps that many",
     "jobId": "it is called `job_id` here",
+    "failParentOnFailure": "it is called `parent_on_failure='fail'` here",
+    "continueParentOnFailure": "it is called `parent_on_failure='continue'` here",
+    "ignoreDependencyOnFailure": "it is called `parent_on_failure='ignore'` here",
+    "removeDependencyOnFailure": "it is called `parent_on_failure='remove'` here",
     "timeout": "BullMQ has no job timeout, and Toril's comes with a later release",
 }
 
@@ -333,6 +409,26 @@ def _attempts(given: JobOptions) -> int:
     if "attempts" in given:
         raise ConfigError("give attempts (all tries) or retries (tries after the first), not both")
     return _integer(given, "retries", 0, 0, 999_999) + 1
+
+
+def policy_of(given: JobOptions, default: ChildPolicy) -> ChildPolicy:
+    """What becomes of the job's parent should the job fail.
+
+    Raises:
+        ConfigError: there is no such policy.
+    """
+    policy = given.get("parent_on_failure", default)
+    try:
+        return ChildPolicy(policy)
+    except ValueError:
+        known = ", ".join(repr(policy.value) for policy in ChildPolicy)
+        raise ConfigError(f"parent_on_failure is one of {known}, not {policy!r}") from None
+
+
+def _deduplication(given: Deduplication | str | None) -> Deduplication | None:
+    if given is None or isinstance(given, Deduplication):
+        return given
+    return Deduplication.simple(given)
 
 
 def _backoff(given: Backoff | Duration | None, attempts: int) -> Backoff | None:

@@ -6,10 +6,12 @@ import asyncio
 import functools
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Unpack, cast
 
-from toril.errors import InvalidJob
-from toril.ids import IdSource, check_job_id, check_job_name, check_queue_name, draw_id
+from toril.clock import Clock
+from toril.errors import ConfigError, InvalidJob, TooManyAdds
+from toril.ids import IdSource, check_job_id, check_job_name, check_queue_name, check_schedule_id, draw_id
 from toril.job import Call, Job
 from toril.model import (
     Answer,
@@ -18,16 +20,33 @@ from toril.model import (
     JobRef,
     NewJob,
     Page,
+    Parent,
     QueueSettings,
     QueueSummary,
     Receipt,
+    Schedule,
+    ScheduleRecord,
     Unit,
     WorkerInfo,
 )
-from toril.options import Confirm, Duration, JobOptions, confirm_of, merged, resolve, to_ms
+from toril.options import (
+    ChildPolicy,
+    Confirm,
+    Deduplication,
+    Duration,
+    JobOptions,
+    RateLimit,
+    confirm_of,
+    merged,
+    policy_of,
+    resolve,
+    to_ms,
+)
+from toril.schedule import JobScheduler, put
 from toril.shapes import to_json
 from toril.states import State
 from toril.store import MAX_UNIT_BYTES, MAX_UNIT_JOBS, Producer, Store
+from toril.timing import Timing
 from toril.wirejson import Json, encode
 
 Addable = Call | tuple[str, Json] | tuple[str, Json, JobOptions]
@@ -114,16 +133,54 @@ def flight_of(store: Store) -> Flight:
     return flight
 
 
-class Queue:
-    """A queue of a store. `defaults` are options for all jobs added through it."""
+class Admission:
+    """How many jobs this process may add to a queue: a bucket that holds `limit.max`, and fills within `limit.per_ms`."""
 
-    def __init__(self, name: str, store: Store, *, ids: IdSource = draw_id, defaults: JobOptions | None = None) -> None:
+    def __init__(self, queue: str, limit: RateLimit, clock: Clock) -> None:
+        self._queue = queue
+        self._limit = limit
+        self._clock = clock
+        self._room = float(limit.max)
+        self._at_ms = clock.now_ms()
+
+    def admit(self, jobs: int) -> None:
+        """Count so many adds; more than the bucket holds are let through when it is full.
+
+        Raises:
+            TooManyAdds: there is no room for them now.
+        """
+        limit, now_ms = self._limit, self._clock.now_ms()
+        self._room = min(limit.max, self._room + (now_ms - self._at_ms) * limit.max / limit.per_ms)
+        self._at_ms = now_ms
+        wanted = min(jobs, limit.max)
+        if self._room < wanted:
+            said = f"{limit.max:,} jobs per {limit.per_ms / 1000:g} s"
+            raise TooManyAdds(self._queue, said, (wanted - self._room) * limit.per_ms / limit.max / 1000)
+        self._room -= jobs
+
+
+class Queue:
+    """A queue of a store. `defaults` are options for all jobs added through it.
+
+    `max_adds`: how many jobs may be added through it in a time; it counts for this object alone, so for one process.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        store: Store,
+        *,
+        ids: IdSource = draw_id,
+        defaults: JobOptions | None = None,
+        max_adds: RateLimit | None = None,
+    ) -> None:
         self.name = check_queue_name(name)
         self.store = store
         self.defaults: JobOptions = defaults or {}
         self._ids = ids
         self._default_options = resolve(self.defaults, store.clock.now_ms())
         self._default_confirm = confirm_of(self.defaults)
+        self._admission = None if max_adds is None else Admission(name, max_adds, store.clock)
 
     def __repr__(self) -> str:
         return f"<Queue {self.name!r} on {self.store.kind}>"
@@ -137,6 +194,8 @@ class Queue:
             InvalidJob: its name, id or data cannot be; the message says what.
             ConfigError: an option cannot be; the message names it.
             QueueFull: the queue admits no more.
+            TooManyAdds: this process adds more often than `max_adds` allows.
+            JobNotFound: its `parent` is not there.
             StoreUnavailable: the store cannot be reached. The job may be stored all the same: give it a `job_id`, and
                 adding it again makes no second one.
             Unconfirmed: it is stored, but not on as many replicas, or not yet on disk, as `wait_replicas` and `wait_aof` ask.
@@ -145,9 +204,17 @@ class Queue:
 
     async def add_call(self, call: Call, returns: Any = Any) -> Job[Any]:
         """Add the job of a call, whose result is read as `returns` says."""
-        await self._before_add()
-        receipt = await flight_of(self.store).add(Unit((self.new_job(call),), self._confirm(call)))
+        job = self.new_job(call)
+        await self.before_add()
+        self.admit(1)
+        receipt = await flight_of(self.store).add(Unit((job,), self.confirm(call)))
         return self._jobs(receipt, returns)[0]
+
+    async def add_and_wait(
+        self, name: str, data: Json = None, /, *, timeout: Duration | None = None, **options: Unpack[JobOptions]
+    ) -> Any:
+        """Add a job, and return what its handler returns, as `Job.result` does. Raises as both."""
+        return await (await self.add(name, data, **options)).result(timeout)
 
     async def add_many(self, calls: Iterable[Addable], *, atomic: bool = False) -> list[Job[Any]]:
         """Add jobs in order: up to 1,000 (or 4 MiB) all or none, more in such units one after the other.
@@ -158,22 +225,39 @@ class Queue:
         jobs = [self.new_job(call) for call in called]
         if not jobs:
             return []
-        confirm = functools.reduce(_stronger, map(self._confirm, called))
+        confirm = functools.reduce(stronger, map(self.confirm, called))
         units = list(_units(jobs, confirm))
         if atomic and len(units) > 1:
             raise InvalidJob(
                 f"{len(jobs):,} jobs are more than one atomic unit holds ({MAX_UNIT_JOBS:,} jobs or "
                 f"{MAX_UNIT_BYTES // 2**20} MiB): add them in parts, or without atomic=True"
             )
-        await self._before_add()
+        await self.before_add()
+        self.admit(len(jobs))
         added: list[Job[Any]] = []
         for unit in units:
             (receipt,) = await self.store.add([unit])
             added += self._jobs(receipt, Any)
         return added
 
-    def new_job(self, call: Call) -> NewJob:
-        """The job that a call will be, checked."""
+    def admit(self, jobs: int) -> None:
+        """Count so many adds towards `max_adds`. Raises TooManyAdds."""
+        if self._admission is not None:
+            self._admission.admit(jobs)
+
+    def new_job(
+        self,
+        call: Call,
+        parent: JobRef | None = None,
+        *,
+        policy: ChildPolicy = ChildPolicy.FAIL,
+        has_children: bool = False,
+    ) -> NewJob:
+        """The job that a call will be, checked; the child of `parent`, or of the one that its options name."""
+        if call.queue not in (None, self.name):
+            raise InvalidJob(
+                f"the job {call.name!r} is meant for queue {call.queue!r}: add it there, not to {self.name!r}"
+            )
         now_ms = self.store.clock.now_ms()
         options, given = self._default_options, call.options
         job_id, nonce = None, None
@@ -187,20 +271,41 @@ class Queue:
             nonce = self._ids()
         check_job_name(call.name)
         data = encode(to_json(call.data), "data", options.size_limit)
-        return NewJob(self.name, call.name, job_id, data, options, now_ms, nonce)
+        family = self._parent(given, parent, policy) if given or parent else None
+        if options.deduplication is not None:
+            _check_deduplication(call.name, options.deduplication, family, has_children)
+        return NewJob(self.name, call.name, job_id, data, options, now_ms, nonce, family, has_children)
 
-    def _confirm(self, call: Call) -> Confirm | None:
+    def _parent(self, given: JobOptions, parent: JobRef | None, policy: ChildPolicy) -> Parent | None:
+        named = given.get("parent")
+        if parent is None and named is not None:
+            parent = JobRef(named.queue, named.id)
+        if parent is None:
+            if "parent_on_failure" in given:
+                raise InvalidJob("parent_on_failure is for a job that has a parent: give it one, or leave it out")
+            return None
+        return Parent(parent, policy_of(given, policy))
+
+    def confirm(self, call: Call) -> Confirm | None:
+        """What the add of a call is to wait for besides the store's own word."""
         return confirm_of(merged(self.defaults, call.options)) if call.options else self._default_confirm
 
     def _jobs(self, receipt: Receipt, returns: Any) -> list[Job[Any]]:
         if receipt.refusal is not None:
             raise receipt.refusal.error
         return [
-            Job(added.ref, self.store, duplicate=added.duplicate, taken_by=receipt.store, returns=returns)
+            Job(
+                added.ref,
+                self.store,
+                duplicate=added.duplicate,
+                rule=added.rule,
+                taken_by=receipt.store,
+                returns=returns,
+            )
             for added in receipt.added
         ]
 
-    async def _before_add(self) -> None:
+    async def before_add(self) -> None:
         """What has to be so before the first job is added; an app's queue sets its declared settings here."""
 
     # ---------------------------------------------------------------- looking
@@ -261,7 +366,59 @@ class Queue:
                 last = event.id
                 yield event
 
+    async def deduplicated(self, deduplication_id: str) -> Job[Any] | None:
+        """The job that owns a deduplication id; None when an add under it would make one."""
+        ref = await self.store.owner(self.name, deduplication_id)
+        return None if ref is None else Job(ref, self.store)
+
+    async def schedules(self) -> list[ScheduleRecord]:
+        """Its schedules, the next run first."""
+        return await self.store.schedules(self.name)
+
+    def scheduler(self, id: str) -> JobScheduler:
+        """A handle to one of its schedules, by its id."""
+        return JobScheduler(self.name, id, self.store)
+
     # ---------------------------------------------------------------- changing
+
+    async def schedule(
+        self, id: str, timing: Timing, name: str | None = None, data: Json = None, /, **options: Unpack[JobOptions]
+    ) -> JobScheduler:
+        """Add a job again and again, at the times of `cron(…)` or `every(…)`. Put again, it takes the place of what it was.
+
+        The job is called as its schedule when no `name` is given.
+
+        Raises:
+            ConfigError: the id, the times or an option cannot be; the message says why.
+            InvalidJob: the name or the data cannot be.
+        """
+        return await self.schedule_call(id, timing, Call(name or id, data, options))
+
+    async def schedule_call(self, id: str, timing: Timing, call: Call) -> JobScheduler:
+        """Add the job of a call again and again."""
+        schedule = self.new_schedule(id, timing, call)
+        await self.before_add()
+        await put(self.store, schedule)
+        return self.scheduler(id)
+
+    def new_schedule(self, id: str, timing: Timing, call: Call) -> Schedule:
+        """The schedule that adds the job of a call, checked."""
+        job = self.new_job(call)
+        for option in ("job_id", "parent", "delay", "at", "deduplication"):
+            if option in call.options:
+                raise ConfigError(
+                    f"the schedule {id!r} cannot have the option {option}: each of its runs is a job of its own"
+                )
+        return Schedule(self.name, check_schedule_id(id), timing, job.name, job.data, job.options)
+
+    async def forget(self, deduplication_id: str) -> bool:
+        """Let the next add under a deduplication id make a job, though its owner stands; False when it has none."""
+        return await self.store.forget(self.name, deduplication_id)
+
+    async def limit(self, *, rate: RateLimit | None = None, concurrency: int | None = None) -> None:
+        """Set how many jobs may start in a time, and run at once, over all workers; None lifts the limit."""
+        settings = await self.settings()
+        await self.configure(replace(settings, rate_limit=rate, concurrency=concurrency))
 
     async def pause(self) -> None:
         """Hand out no jobs until `resume`. Running ones go on."""
@@ -329,6 +486,18 @@ class Queue:
         return await self.store.obliterate(self.name, force=force)
 
 
+def _check_deduplication(name: str, rule: Deduplication, parent: Parent | None, has_children: bool) -> None:
+    """BullMQ's rules: a flow's parent is never a duplicate, and a child is never kept for later."""
+    if has_children:
+        raise InvalidJob(
+            f"the job {name!r} has children and cannot be deduplicated: deduplicate the children, or choose its id"
+        )
+    if parent is not None and rule.keep_last_if_active:
+        raise InvalidJob(
+            f"the job {name!r} has a parent and cannot be kept for later: its parent would not wait for it"
+        )
+
+
 def _call(given: Addable) -> Call:
     if isinstance(given, Call):
         return given
@@ -348,5 +517,6 @@ def _units(jobs: Sequence[NewJob], confirm: Confirm | None) -> Iterable[Unit]:
     yield Unit(tuple(jobs[start:]), confirm)
 
 
-def _stronger(one: Confirm | None, other: Confirm | None) -> Confirm | None:
+def stronger(one: Confirm | None, other: Confirm | None) -> Confirm | None:
+    """What both ask for."""
     return other if one is None else one.or_stronger(other)

@@ -55,7 +55,8 @@ class Settings:
     prefix: str = "bull"
     environment: Literal["development", "production"] = "development"
     enable_workers: bool = True
-    enable_scheduler: bool = True
+    enable_scheduler: bool = False
+    """Whether workers put the schedules that code declares; by default in production alone."""
     worker_concurrency: int | None = None
     strict: bool = False
     """Whether workers refuse a store that is set up in a way that may lose jobs."""
@@ -84,12 +85,15 @@ class Settings:
         """
         environ = os.environ if environ is None else environ
         sources = _Sources(environ, _pyproject(directory or _working_directory()))
+        environment = _environment(sources)
         found = {
             "url": _url(sources, url, directory),
             "prefix": (prefix, ARGUMENT) if prefix is not None else sources.text("prefix", ("TORIL_PREFIX",), "bull"),
-            "environment": _environment(sources),
+            "environment": environment,
             "enable_workers": sources.switch("enable-workers", ("TORIL_ENABLE_WORKERS", "ENABLE_WORKERS")),
-            "enable_scheduler": sources.switch("enable-scheduler", ("TORIL_ENABLE_SCHEDULER", "ENABLE_SCHEDULER")),
+            "enable_scheduler": sources.switch(
+                "enable-scheduler", ("TORIL_ENABLE_SCHEDULER", "ENABLE_SCHEDULER"), environment[0] == "production"
+            ),
             "worker_concurrency": sources.count(
                 "worker-concurrency", ("TORIL_WORKER_CONCURRENCY", "WORKER_CONCURRENCY")
             ),

@@ -46,7 +46,7 @@ def _moves() -> frozenset[Move]:
         ("child-settled", (children,), (*ready, delayed)),
         ("recover", (active,), (waiting,)),
         ("promote", (delayed,), ready),
-        ("retry", (completed, failed), ready),
+        ("retry", (completed, failed), (*ready, children)),
         ("cancel", (*ready, delayed, children), (failed,)),
         ("expire", (*ready, delayed, children), (failed,)),
         ("prioritize", ready, ready),

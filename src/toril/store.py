@@ -27,11 +27,14 @@ from toril.model import (
     JobRef,
     LogPage,
     Page,
+    Placed,
     QueueSettings,
     QueueSummary,
     Receipt,
     Recovered,
     Report,
+    Schedule,
+    ScheduleRecord,
     Series,
     Settled,
     Settlement,
@@ -53,7 +56,8 @@ class Producer(Protocol):
     async def add(self, units: Sequence[Unit]) -> list[Receipt]:
         """Store units, each all or nothing, in order; one receipt each.
 
-        A refusal (`QueueFull`, an unknown parent) is in the receipt. A job whose id exists stands as it is.
+        A refusal (`QueueFull`, an unknown parent) is in the receipt. A job whose id exists stands as it is, and so does
+        one whose deduplication id is owned by another, unless it takes that one's place.
         """
         ...
 
@@ -85,6 +89,14 @@ class Consumer(Protocol):
         """
         ...
 
+    async def advance_schedule(self, seen: ScheduleRecord, next_at_ms: int, *, running: str | None = None) -> Placed:
+        """Make the run of a schedule that comes after the one in `seen`, or that very one where it has vanished.
+
+        `running` says which run was let run last. CHANGED when the schedule is no longer as it was seen: the answer of a
+        repeated call, too, and of all but one of several callers.
+        """
+        ...
+
     async def wait(self, worker: str, queues: Sequence[str], until_ms: int | None) -> Woken:
         """Return when one of the queues rang since this worker last waited, an order came, or it is `until_ms`.
 
@@ -108,11 +120,21 @@ class Admin(Protocol):
     async def retry(
         self, refs: Sequence[JobRef], *, reset_attempts: bool = False, data: str | None = None
     ) -> list[Answer]:
-        """Run finished jobs again, with other data if given."""
+        """Run finished jobs again, with other data if given; one that has pending children, when they have ended. Children that
+        have failed and are not retried before it hold it back no longer.
+        """
         ...
 
     async def remove(self, refs: Sequence[JobRef]) -> list[Answer]:
         """Remove jobs with all that belongs to them; never one under a live lock. A pending parent is released."""
+        ...
+
+    async def cancel(self, refs: Sequence[JobRef], reason: str) -> list[Answer]:
+        """Fail jobs that wait, are delayed or wait for children; never tried again. LOCKED for one that runs."""
+        ...
+
+    async def detach(self, refs: Sequence[JobRef]) -> list[Answer]:
+        """Let jobs be children no longer; a parent that waited for nothing else is released. WRONG_STATE for one that is none."""
         ...
 
     async def update(self, updates: Sequence[Update]) -> list[Answer]:
@@ -152,6 +174,24 @@ class Admin(Protocol):
         """
         ...
 
+    async def forget(self, queue: str, deduplication_id: str) -> bool:
+        """Let the next add under a deduplication id make a job, though its owner stands; False when it has none."""
+        ...
+
+    async def put_schedule(
+        self, schedule: Schedule, seen: ScheduleRecord | None, next_at_ms: int | None, *, count: int = 1
+    ) -> Placed:
+        """Set what a schedule is, and put the run at `next_at_ms`, its `count`th, in the place of one that is pending.
+
+        Without `next_at_ms` there is no run to come: it is paused. `seen` is what the caller has looked at, None for no such
+        schedule; CHANGED when that is so no longer. Nothing is done unless DONE. Iterations go on being counted.
+        """
+        ...
+
+    async def remove_schedule(self, queue: str, id: str) -> bool:
+        """Remove a schedule, and its run to come if that is delayed; one that waits for a worker still runs. False: none was there."""
+        ...
+
     async def repair(self) -> list[Finding]:
         """Mend whatever `check` calls mendable, a bounded piece at a time, beside running workers; say what was done."""
         ...
@@ -184,6 +224,14 @@ class Inspector(Protocol):
 
     async def children(self, ref: JobRef) -> list[Child]:
         """The children of a job and what became of them."""
+        ...
+
+    async def owner(self, queue: str, deduplication_id: str) -> JobRef | None:
+        """The job that owns a deduplication id; it may be gone, where the id is kept for a time."""
+        ...
+
+    async def schedules(self, queue: str | None = None, id: str | None = None) -> list[ScheduleRecord]:
+        """The schedules of a queue, or of all, the next run first; or the one with this id."""
         ...
 
     async def logs(self, ref: JobRef, *, first: int = 0, limit: int = 1000) -> LogPage:

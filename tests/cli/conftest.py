@@ -27,10 +27,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def toril(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Toril:
-    """Calls `main`; `given` is what it reads from its standard input."""
+    """Calls `main`; `given` is what it reads from its standard input, which may be a person's `terminal`."""
 
-    def call(*arguments: str, given: str = "") -> Answer:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(given))
+    def call(*arguments: str, given: str = "", terminal: bool = False) -> Answer:
+        stdin = io.StringIO(given)
+        monkeypatch.setattr(stdin, "isatty", lambda: terminal)
+        monkeypatch.setattr(sys, "stdin", stdin)
         capsys.readouterr()
         code = main(arguments)
         said = capsys.readouterr()

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from toril import Call, JobOptions, Queue, connect
-from toril.model import Claim, Completed, Outcome, Settlement, Slots, Unit, Wanted
+from toril.flow import add_flows
+from toril.model import Claim, Completed, JobRef, Outcome, Settlement, Slots, Unit, Wanted
+from toril.options import ChildPolicy
 from toril.store import Store
 
 T = TypeVar("T")
@@ -86,6 +88,16 @@ def given_job(directory: Path, name: str = "welcome-email", data: Any = None, **
         job = Queue("email", store).new_job(Call("welcome-email", data, given_options))
         (receipt,) = await store.add([Unit((replace(job, name=name),))])
         return receipt.added[0].ref.id
+
+    return given(directory, past)
+
+
+def given_flow(directory: Path, root: Call, policy: ChildPolicy = ChildPolicy.FAIL) -> JobRef:
+    """A tree of jobs; its root."""
+
+    async def past(store: Store) -> JobRef:
+        (job,) = await add_flows(store, lambda name: Queue(name, store), [root], policy=policy)
+        return job.ref
 
     return given(directory, past)
 

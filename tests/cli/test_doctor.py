@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import sqlite3
 import uuid
@@ -12,12 +13,13 @@ from typing import Any, cast
 import pytest
 from redis import Redis
 
-from cli.running import Toril, claim_one, given, given_job
+from cli.running import Toril, claim_one, given, given_flow, given_job, given_outcome
 from cli.test_status import NOW_MS, summary, worker
+from toril import Call, Queue, cron, every
 from toril.cli.doctor import queue_findings
 from toril.clock import SYSTEM_CLOCK
-from toril.model import JobRecord, JobRef, QueueSummary, WorkerInfo
-from toril.options import Options
+from toril.model import Completed, Failed, JobRecord, JobRef, QueueSummary, Settlement, WorkerInfo
+from toril.options import ChildPolicy, Options
 from toril.states import State
 from toril.store import Store
 
@@ -230,6 +232,81 @@ def test_what_was_found_is_shown_also_where_damage_ends_the_look(toril: Toril, r
     assert answer.code == 1
     assert "error  queue email: its key 'wait' is a string, not a list" in answer.out
     assert "is not of the kind it should be" in answer.out
+
+
+# ------------------------------------------------------------------ schedules and flows
+
+
+@pytest.fixture
+def broken(home: Path) -> None:
+    """A schedule whose run has ended without one after it, beside one that is paused and one that is well."""
+
+    async def past(store: Store) -> None:
+        queue = Queue("email", store)
+        await queue.schedule("sweep", every(3600))
+        await store.settle([Settlement(await claim_one(store), Completed())])
+        await queue.schedule("daily", cron("0 9 * * *"))
+        await (await queue.schedule("weekly", cron("0 9 * * 1"))).pause()
+
+    given(home, past)
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_schedule_that_stands_still_is_an_error_that_can_be_mended(toril: Toril) -> None:
+    shown = toril("doctor")
+    mended = toril("doctor", "--repair", "--yes")
+
+    assert shown.code == 1
+    assert "error  schedule sweep of queue email: it has no run to come, and stands still" in shown.out
+    assert "what to do: `toril doctor --repair` makes its next run" in shown.out
+    assert "1 of these can be mended" in shown.out
+    assert mended.code == 0
+    assert "ok  schedule sweep of queue email: it had no run to come: it has one again" in mended.out
+    assert "stands still" not in toril("doctor").out
+
+
+@pytest.mark.usefixtures("broken")
+def test_programs_are_told_of_schedules_that_were_mended(toril: Toril) -> None:
+    answer = toril("doctor", "--repair", "--yes", "--json")
+
+    assert [finding["about"] for finding in answer.json["repaired"]] == ["schedule sweep of queue email"]
+
+
+def test_parents_that_wait_for_failed_children_are_a_warning_with_the_next_step(toril: Toril, home: Path) -> None:
+    pages = [Call("page", queue="email", options={"job_id": f"p{n}"}) for n in (1, 2)]
+    given_flow(home, Call("report", queue="reports", options={"job_id": "r1"}).after(*pages), policy=ChildPolicy.WAIT)
+    given_outcome(home, Failed("refused"))
+
+    one = toril("doctor").out
+    given_outcome(home, Failed("refused"))
+    two = toril("doctor").out
+
+    assert "warning  queue reports: 1 job waits for a child that has failed: reports/r1 for email/p1\n" in one
+    assert "what to do: `toril retry email/p1` runs it again; `toril flow reports/r1` shows what waits" in one
+    assert "1 job waits for children that have failed: reports/r1 for email/p1, and 1 more such" in two
+    assert "`toril retry email/p1 email/p2` runs them again" in two
+
+
+# ------------------------------------------------------------------ Node
+
+
+@pytest.mark.usefixtures("home")
+def test_what_nodes_workers_pass_over_is_a_warning(toril: Toril, redis_url: str) -> None:
+    prefix = f"test-{uuid.uuid4().hex}"
+    place = ["--url", redis_url, "--prefix", prefix]
+    toril("add", "email", "welcome", *place)
+    with contextlib.closing(cast("Any", Redis).from_url(redis_url)) as redis:
+        redis.hset(f"{prefix}:email:meta", "py:max-waiting", 10)
+        before = toril("doctor", *place)
+        with redis.client() as node:
+            node.client_setname(f"{prefix}:{base64.b64encode(b'email').decode()}:w:renderer")
+            found = toril("doctor", *place)
+
+    assert "Node" not in before.out
+    assert (
+        "warning  queue email: Node's worker renderer serves it too, and Node passes over what it does not know: "
+        "max_waiting\n"
+    ) in found.out
 
 
 # ------------------------------------------------------------------ queues

@@ -8,11 +8,24 @@ from typing import Any
 
 import pytest
 
-from cli.running import Toril, claim_one, given, given_job, given_outcome
+from cli.running import Toril, claim_one, given, given_flow, given_job, given_outcome
 from cli.test_status import NOW_MS, worker
+from toril import Call, Queue
 from toril.cli.why import View, explain
-from toril.model import Attempt, Child, Failed, JobRecord, JobRef, QueueSettings, QueueSummary
-from toril.options import Options
+from toril.model import (
+    Attempt,
+    Child,
+    Failed,
+    JobRecord,
+    JobRef,
+    Parent,
+    QueueSettings,
+    QueueSummary,
+    Schedule,
+    ScheduleRecord,
+)
+from toril.options import ChildPolicy, Deduplication, Options
+from toril.schedule import cron
 from toril.states import State
 from toril.store import Store
 
@@ -124,9 +137,121 @@ def test_a_parent_names_the_children_it_waits_for_and_those_that_failed() -> Non
 
     text = said(job(State.WAITING_CHILDREN), view(children=children))
 
-    assert "waits for its children: 1 of 3 have not ended." in text
+    assert "waits for its children: it has 3, and waits for 2 of them." in text
     assert "Pending: mail/c1." in text
-    assert "Failed: mail/c3 (refused); it waits until they are retried or removed." in text
+    assert "Failed: mail/c3 (refused); it waits until it is retried or removed." in text
+    assert "`toril retry mail/c3` runs it again." in text
+    assert "`toril flow email/j1` draws all of it." in text
+
+
+def test_a_pending_child_that_has_failed_is_told_with_its_reason() -> None:
+    refs = [JobRef("mail", name) for name in ("c1", "c2", "c3")]
+    children = [Child(ref, "pending") for ref in refs]
+    failed = {ref: replace(job(State.FAILED, reason=f"refused {ref.id}"), ref=ref) for ref in refs[1:]}
+
+    text = said(job(State.WAITING_CHILDREN), view(children=children, failed=failed))
+
+    assert "it has 3, and waits for 3 of them." in text
+    assert "Pending: mail/c1." in text
+    assert "Failed: mail/c2 (refused c2), mail/c3 (refused c3); it waits until they are retried or removed." in text
+    assert "`toril retry mail/c2 mail/c3` runs them again." in text
+
+
+WAITING_PARENT = job(State.WAITING_CHILDREN)
+
+
+@pytest.mark.parametrize(
+    ("policy", "fate"),
+    [
+        (ChildPolicy.WAIT, "the parent goes on waiting until it is retried or removed."),
+        (ChildPolicy.FAIL, "the parent fails too."),
+        (ChildPolicy.CONTINUE, "the parent runs at once."),
+        (ChildPolicy.IGNORE, "once its other children have ended, and can ask for the reason."),
+        (ChildPolicy.REMOVE, "the parent runs all the same, once its other children have ended."),
+    ],
+)
+def test_a_child_says_who_waits_for_it_and_what_its_failure_would_do(policy: ChildPolicy, fate: str) -> None:
+    child = job(State.WAITING, parent=Parent(JobRef("reports", "r1"), policy))
+
+    sentence = said(child, view(parent=WAITING_PARENT)).splitlines()[-1]
+
+    assert sentence.startswith("Its parent reports/r1 waits for it; if it fails, the parent ")
+    assert sentence.endswith(fate)
+
+
+@pytest.mark.parametrize(
+    ("state", "policy", "parent", "waited_for"),
+    [
+        (State.FAILED, ChildPolicy.WAIT, WAITING_PARENT, True),
+        (State.FAILED, ChildPolicy.FAIL, WAITING_PARENT, False),
+        (State.COMPLETED, ChildPolicy.WAIT, WAITING_PARENT, False),
+        (State.WAITING, ChildPolicy.WAIT, job(State.FAILED), False),
+        (State.WAITING, ChildPolicy.WAIT, None, False),
+    ],
+)
+def test_a_parent_waits_for_what_can_still_release_it(
+    state: State, policy: ChildPolicy, parent: JobRecord | None, waited_for: bool
+) -> None:
+    child = job(state, parent=Parent(JobRef("reports", "r1"), policy))
+
+    assert ("Its parent reports/r1 waits for it" in said(child, view(parent=parent))) is waited_for
+
+
+DAILY = Schedule("email", "daily", cron("0 9 * * *"), "welcome")
+RECORD = ScheduleRecord(DAILY, NOW_MS + 90_000, 2, 2, State.DELAYED)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "sentence"),
+    [
+        (None, "It is a run of the schedule 'daily', which is gone: no other follows."),
+        (
+            RECORD,
+            "It is a run of the schedule 'daily' (0 9 * * * UTC), whose next is in 1 min 30 s (2023-11-14T22:14:50Z).",
+        ),
+        (
+            replace(RECORD, schedule=replace(DAILY, paused=True), state=None),
+            "which is paused: `toril schedules resume email daily` lets it go on.",
+        ),
+        (replace(RECORD, state=None), "which has no run to come, though it should: `toril doctor --repair` makes it."),
+        (
+            replace(RECORD, schedule=replace(DAILY, timing=cron("0 9 * * *", limit=2)), state=State.FAILED),
+            "which is over: no other follows.",
+        ),
+        (replace(RECORD, state=State.ACTIVE), "which has made no other yet."),
+    ],
+)
+def test_a_run_says_whose_it_is_and_when_the_next_comes(schedule: ScheduleRecord | None, sentence: str) -> None:
+    text = said(job(State.ACTIVE, schedule="daily"), view(schedule=schedule))
+
+    assert sentence in text
+
+
+def test_the_run_to_come_says_that_it_is_that() -> None:
+    record = replace(job(State.DELAYED, due_at_ms=NOW_MS + 90_000, schedule="daily"), ref=RECORD.iteration)
+
+    assert "It is the next run of the schedule 'daily' (0 9 * * * UTC); the one after it is made" in said(
+        record, view(schedule=RECORD)
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "sentence"),
+    [
+        (Deduplication.simple("u1"), "deduplicated, and make no other job, until this one has ended."),
+        (Deduplication.throttle("u1", 60), "deduplicated, and make no other job, for 1 min from its own."),
+        (Deduplication.throttle("u1", 60, extend=True), "for 1 min from the last of them."),
+        (Deduplication.debounce("u1"), "deduplicated; one that debounces takes its place."),
+    ],
+)
+def test_a_job_that_owns_a_deduplication_id_says_what_becomes_of_adds(rule: Deduplication, sentence: str) -> None:
+    record = job(State.DELAYED, due_at_ms=NOW_MS + 90_000, options=Options(deduplication=rule))
+
+    owning, not_owning = said(record, view(owner=record.ref)), said(record, view(owner=JobRef("email", "other")))
+
+    assert "It owns the deduplication id 'u1': adds under it are deduplicated" in owning
+    assert sentence in owning
+    assert "deduplication" not in not_owning
 
 
 def test_a_failed_job_says_why_and_how_to_run_it_again() -> None:
@@ -197,3 +322,29 @@ def test_why_says_of_an_unknown_job_where_it_looked_and_what_may_be_meant(toril:
     assert "There is no job emial/j1" in answer.out
     assert "known are email; was email/j1 meant?" in answer.out
     assert f"Looked in sqlite {home / 'toril.db'}, prefix bull (default)." in answer.out
+
+
+def test_why_looks_around_a_job_of_a_flow(toril: Toril, home: Path) -> None:
+    given_flow(home, Call("report", queue="reports").after(Call("page", queue="email")), policy=ChildPolicy.WAIT)
+    given_outcome(home, Failed("refused"))
+    (child,) = toril("jobs", "email", "--json").json["jobs"]
+    (parent,) = toril("jobs", "reports", "--json").json["jobs"]
+    page, report = f"email/{child['ref']['id']}", f"reports/{parent['ref']['id']}"
+
+    assert f"Failed: {page} (refused); it waits until it is retried or removed." in toril("why", report).out
+    assert f"Its parent {report} waits for it." in toril("why", page).out
+
+
+def test_why_looks_for_the_schedule_and_the_owner(toril: Toril, home: Path) -> None:
+    given_job(home, job_id="j1", delay=60, deduplication="u1")
+
+    async def past(store: Store) -> None:
+        await Queue("email", store).schedule("daily", cron("0 9 * * *"))
+
+    given(home, past)
+    run = next(
+        job for job in toril("jobs", "email", "--json").json["jobs"] if job["ref"]["id"].startswith("repeat:daily:")
+    )
+
+    assert "It owns the deduplication id 'u1'" in toril("why", "email/j1").out
+    assert "It is the next run of the schedule 'daily'" in toril("why", f"email/{run['ref']['id']}").out

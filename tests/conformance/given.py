@@ -96,13 +96,12 @@ def new_job(
     name: str = "welcome",
     data: str = "{}",
     nonce: str | None = None,
-    parent: JobRef | None = None,
     policy: ChildPolicy = ChildPolicy.WAIT,
     has_children: bool = False,
     **options: Unpack[JobOptions],
 ) -> NewJob:
     """A job on its way: with `job_id` it has a chosen id and a nonce, else a drawn id."""
-    chosen = options.get("job_id")
+    chosen, parent = options.get("job_id"), options.get("parent")
     return NewJob(
         queue=queue,
         name=name,
@@ -111,7 +110,7 @@ def new_job(
         options=resolve(options, now_ms(store)),
         created_at_ms=now_ms(store),
         nonce=nonce if chosen is None or nonce is not None else draw("nonce-"),
-        parent=None if parent is None else Parent(parent, policy),
+        parent=None if parent is None else Parent(JobRef(parent.queue, parent.id), policy),
         has_children=has_children,
     )
 
@@ -140,7 +139,6 @@ async def given(
     queue: str = QUEUE,
     name: str = "welcome",
     data: str = "{}",
-    parent: JobRef | None = None,
     policy: ChildPolicy = ChildPolicy.WAIT,
     has_children: bool = False,
     **options: Unpack[JobOptions],
@@ -151,7 +149,6 @@ async def given(
         queue=queue,
         name=name,
         data=data,
-        parent=parent,
         policy=policy,
         has_children=has_children,
         **options,

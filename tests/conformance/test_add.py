@@ -17,7 +17,9 @@ from conformance.given import (
     count_of,
     found,
     given,
+    given_active,
     given_completed,
+    given_failed,
     given_many,
     given_settings,
     known,
@@ -30,7 +32,7 @@ from conformance.given import (
     state_of,
     told,
 )
-from toril.errors import JobNotFound, QueueFull
+from toril.errors import JobNotFound, ParentTaken, QueueFull
 from toril.model import Added, JobRef, Parent, Unit
 from toril.options import Backoff, ChildPolicy, Keep
 from toril.states import State
@@ -322,7 +324,7 @@ async def test_a_duplicate_takes_no_room_in_a_full_queue(store: Store) -> None:
     await given_settings(store, max_waiting=1)
     ref = await given(store, job_id="order-7")
 
-    assert await added(store, new_job(store, job_id="order-7")) == [Added(ref, duplicate=True)]
+    assert await added(store, new_job(store, job_id="order-7")) == [Added(ref, True, "id")]
 
 
 # ------------------------------------------------------------------ ids that exist
@@ -333,7 +335,7 @@ async def test_a_chosen_id_that_exists_stands_as_it_is(store: Store) -> None:
 
     answer = await added(store, new_job(store, job_id="order-7", data='{"n":2}', delay=60))
 
-    assert answer == [Added(ref, duplicate=True)]
+    assert answer == [Added(ref, True, "id")]
     record = await record_of(store, ref)
     assert record.state is State.WAITING
     assert record.data == '{"n":1}'
@@ -343,7 +345,7 @@ async def test_a_chosen_id_that_exists_stands_as_it_is(store: Store) -> None:
 async def test_a_chosen_id_that_has_finished_stands_as_long_as_it_is_kept(store: Store) -> None:
     ref = await given_completed(store, '"sent"', job_id="order-7")
 
-    assert await added(store, new_job(store, job_id="order-7")) == [Added(ref, duplicate=True)]
+    assert await added(store, new_job(store, job_id="order-7")) == [Added(ref, True, "id")]
     assert await state_of(store, ref) is State.COMPLETED
     assert (await record_of(store, ref)).result == '"sent"'
 
@@ -354,7 +356,7 @@ async def test_a_duplicate_beside_new_jobs_of_its_unit_does_not_refuse_them(stor
 
     answer = await added(store, new_job(store, job_id="order-7"), fresh)
 
-    assert answer == [Added(ref, duplicate=True), Added(ref_of(fresh))]
+    assert answer == [Added(ref, True, "id"), Added(ref_of(fresh))]
 
 
 async def test_a_parent_waits_for_a_child_that_was_there_before(store: Store) -> None:
@@ -377,6 +379,88 @@ async def test_a_parent_does_not_wait_for_a_child_that_had_completed_before(stor
     await added(store, parent, new_job(store, job_id="thumb-7", parent=ref_of(parent)))
 
     assert await state_of(store, ref_of(parent)) is State.WAITING
+
+
+@pytest.mark.parametrize(
+    ("policy", "deferred"),
+    [
+        (ChildPolicy.FAIL, True),
+        (ChildPolicy.CONTINUE, False),
+        (ChildPolicy.IGNORE, False),
+        (ChildPolicy.REMOVE, False),
+    ],
+)
+async def test_a_child_that_had_failed_before_it_was_added_again_holds_up_no_parent(
+    store: Store, policy: ChildPolicy, deferred: bool
+) -> None:
+    failed = await given_failed(store, "no such user", job_id="order-7")
+    parent = new_job(store, queue="albums", has_children=True)
+
+    await added(store, parent, new_job(store, job_id="order-7", parent=ref_of(parent), policy=policy))
+
+    record = await record_of(store, ref_of(parent))
+    assert (record.state, record.deferred is not None, record.pending_children) == (State.WAITING, deferred, 0)
+    kept = [] if policy is ChildPolicy.REMOVE else [failed]
+    assert [child.ref for child in await store.children(record.ref)] == kept
+
+
+async def test_a_parent_waits_for_a_child_that_had_failed_before_if_that_is_its_policy(store: Store) -> None:
+    child = await given_failed(store, job_id="order-7")
+    parent = new_job(store, queue="albums", has_children=True)
+
+    await added(store, parent, new_job(store, job_id="order-7", parent=ref_of(parent)))
+
+    assert await state_of(store, ref_of(parent)) is State.WAITING_CHILDREN
+    await store.retry([child])
+    await complete(store, await claim_one(store))
+    assert await state_of(store, ref_of(parent)) is State.WAITING
+
+
+async def test_a_child_that_had_failed_before_lets_its_parent_wait_for_the_others(store: Store) -> None:
+    await given_failed(store, job_id="order-7")
+    parent = new_job(store, queue="albums", has_children=True)
+    old = new_job(store, job_id="order-7", parent=ref_of(parent), policy=ChildPolicy.REMOVE)
+    await added(store, parent, old, new_job(store, parent=ref_of(parent)))
+    assert await state_of(store, ref_of(parent)) is State.WAITING_CHILDREN
+
+    await complete(store, await claim_one(store))
+
+    assert await state_of(store, ref_of(parent)) is State.WAITING
+
+
+async def test_a_running_parent_hears_of_a_child_that_had_failed_before(store: Store) -> None:
+    await given_failed(store, "no such user", job_id="order-7")
+    one = await given_active(store, queue="albums")
+
+    await added(store, new_job(store, job_id="order-7", parent=one.ref, policy=ChildPolicy.IGNORE))
+
+    [child] = await store.children(one.ref)
+    assert (child.state, child.reason) == ("ignored", "no such user")
+    await complete(store, one)
+
+
+async def test_a_parent_waits_for_a_child_that_comes_back_after_it_was_removed(store: Store) -> None:
+    one = await given_active(store, queue="albums")
+    job = new_job(store, job_id="order-7", parent=one.ref, keep_completed=False)
+    await added(store, job)
+    await complete(store, await claim_one(store))
+
+    await added(store, new_job(store, job_id="order-7", parent=one.ref))
+
+    assert (await record_of(store, one.ref)).pending_children == 1
+
+
+async def test_of_two_units_of_one_call_the_first_becomes_the_parent_of_a_job_that_was_there(store: Store) -> None:
+    child = await given(store, job_id="thumb-7")
+    parents = [new_job(store, queue="albums", has_children=True) for _ in range(2)]
+    units = [Unit((parent, new_job(store, job_id="thumb-7", parent=ref_of(parent)))) for parent in parents]
+
+    first, second = await store.add(units)
+
+    assert [member.ref for member in first.added] == [ref_of(parents[0]), child]
+    assert second.refusal is not None
+    assert isinstance(second.refusal.error, ParentTaken)
+    assert await known(store, ref_of(parents[1])) is None
 
 
 async def test_one_id_twice_in_a_unit_is_one_job(store: Store) -> None:
@@ -471,6 +555,28 @@ async def test_repeating_a_flow_whose_child_has_completed_does_not_make_its_pare
 
     assert await state_of(store, ref_of(parent)) is State.WAITING
     assert (await record_of(store, ref_of(parent))).pending_children == 0
+
+
+async def test_repeating_a_flow_does_not_bring_back_a_child_that_was_detached(store: Store) -> None:
+    parent = new_job(store, queue="albums", has_children=True)
+    child, other = new_job(store, parent=ref_of(parent)), new_job(store, parent=ref_of(parent))
+    await added(store, parent, child, other)
+    await store.detach([ref_of(child)])
+
+    await added(store, parent, child, other)
+
+    assert (await record_of(store, ref_of(child))).parent is None
+    assert [each.ref for each in await store.children(ref_of(parent))] == [ref_of(other)]
+
+
+async def test_a_unit_that_is_repeated_tells_no_duplicate_again(store: Store) -> None:
+    await given(store, job_id="order-7")
+    unit = (new_job(store, job_id="order-7"), new_job(store))
+    answers = await added(store, *unit)
+
+    assert await added(store, *unit) == answers
+
+    assert (await names_told(store)).count("duplicated") == 1
 
 
 # ------------------------------------------------------------------ events

@@ -187,6 +187,35 @@ async def test_a_retried_child_is_pending_again(store: Store) -> None:
     assert [one.state for one in await store.children(parent)] == ["pending", "pending"]
 
 
+async def test_a_failed_parent_that_is_retried_after_its_child_waits_for_it_again(store: Store) -> None:
+    parent, [child] = await given_flow(store, policy=ChildPolicy.FAIL, delay=60)
+    await fail(store, await claim_one(store, "images"))
+    await advance(store, 60_000)
+    await fail(store, await claim_one(store))
+
+    await store.retry([child, parent])
+    assert await state_of(store, parent) is State.WAITING_CHILDREN
+    assert (await told(store))[-1] == ("waiting-children", {"prev": "failed"})
+    await complete(store, await claim_one(store, "images"))
+
+    assert await state_of(store, parent) is State.WAITING
+    await complete(store, await claim_one(store))
+    assert await state_of(store, parent) is State.COMPLETED
+
+
+async def test_a_failed_parent_that_is_retried_alone_goes_on_without_the_child_that_failed(store: Store) -> None:
+    parent, [child] = await given_flow(store, policy=ChildPolicy.FAIL)
+    await fail(store, await claim_one(store, "images"), "no picture")
+    await fail(store, await claim_one(store))
+
+    await store.retry([parent])
+    await complete(store, await claim_one(store))
+
+    assert await state_of(store, parent) is State.COMPLETED
+    [seen] = await store.children(parent)
+    assert (seen.ref, seen.state, seen.reason) == (child, "ignored", "no picture")
+
+
 async def test_retry_tells_waiting_and_from_where(store: Store) -> None:
     failed = await given_failed(store)
     completed = await given_completed(store, queue="images")

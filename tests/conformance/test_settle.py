@@ -41,7 +41,7 @@ from conformance.given import (
     told,
     wanted,
 )
-from toril.errors import WrongState
+from toril.errors import Unrecoverable, WrongState
 from toril.model import (
     Attempt,
     AwaitingChildren,
@@ -704,6 +704,19 @@ async def test_a_child_that_is_tried_again_keeps_its_parent_waiting(store: Store
     await retry_after(store, await claim_one(store, "images"))
 
     assert await state_of(store, parent) is State.WAITING_CHILDREN
+
+
+@pytest.mark.parametrize("outcome", [Completed(), AwaitingChildren()], ids=["complete", "wait"])
+async def test_a_running_parent_whose_child_has_failed_can_only_fail(store: Store, outcome: Outcome) -> None:
+    one = await given_active(store)
+    await given(store, queue="images", parent=one.ref, policy=ChildPolicy.FAIL)
+    await fail(store, await claim_one(store, "images"))
+
+    settled = await store.settle([Settlement(one, outcome)])
+
+    assert [(refusal.ref, type(refusal.error)) for refusal in settled.refused] == [(one.ref, Unrecoverable)]
+    assert await state_of(store, one.ref) is State.ACTIVE
+    await fail(store, one)
 
 
 async def test_a_parent_waits_on_for_a_failed_child_without_a_policy(store: Store) -> None:

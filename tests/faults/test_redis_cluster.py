@@ -9,6 +9,7 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -81,10 +82,8 @@ async def do_nothing(ctx: Context) -> None:
 # ------------------------------------------------------------------ all verbs
 
 
-VERBS = (
-    "add announce check children claim clean configure drain events extend find get logs obliterate pause promote "
-    "recover remove report retry series settle summaries throttle update wait"
-)
+CONFORMANCE = Path(__file__).parent.parent / "conformance"
+VERBS = sorted(path.stem.removeprefix("test_") for path in CONFORMANCE.glob("test_*.py"))
 
 
 class WithoutFlows(ShardedRedisStore):
@@ -105,7 +104,7 @@ def open_store(request: pytest.FixtureRequest, started: ClusterGroup, prefix: st
 
 def _conformance() -> Iterator[tuple[str, Any]]:
     """The tests that every store passes, or a share of them."""
-    for verb in VERBS.split():
+    for verb in VERBS:
         for name, test in vars(importlib.import_module(f"conformance.test_{verb}")).items():
             if name.startswith("test_"):
                 yield f"{name}__{verb}", test

@@ -353,11 +353,12 @@ def schedulers(queue: Queue, _: Keyspace) -> Iterator[str]:
     for scheduler, score in queue.scores("repeat"):
         record = queue.fields(f"repeat:{scheduler}")
         where = f"the scheduler {queue.base}{scheduler}"
-        if _number(record, "ic") < 1 or "name" not in record:
+        paused = '"paused":true' in record.get("py:schedule", "")
+        if _number(record, "ic") < (0 if paused else 1) or "name" not in record:
             yield f"{where} has no name or no count"
         if ("every" in record) == ("pattern" in record):
             yield f"{where} has not one of every and pattern"
-        if f"repeat:{scheduler}:{score:.0f}" not in queue.jobs:
+        if f"repeat:{scheduler}:{score:.0f}" not in queue.jobs and not paused:
             yield f"{where} has no iteration at {score:.0f}"
         pending = [
             job_id for job_id, job in queue.jobs_in("delayed", "wait", "prioritized") if job.get("rjk") == scheduler

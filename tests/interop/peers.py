@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,15 +25,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from toril.errors import Unrecoverable
+from toril.flow import FlowJob
 from toril.handlers import Context
+from toril.job import Call
 from toril.model import JobRecord, JobRef, LogPage
-from toril.options import Backoff, JobOptions, Keep
+from toril.options import Backoff, Deduplication, JobOptions, Keep
 from toril.queue import Queue
 from toril.states import State
 from toril.store import Store
 from toril.stores.redis.store import RedisStore
 from toril.wirejson import Json
-from toril.wishes import Delay, Throttle
+from toril.wishes import AwaitChildren, Delay, Throttle
 from toril.worker.worker import Worker
 
 PATIENCE_S = 30.0
@@ -329,11 +332,39 @@ def as_toril(options: Mapping[str, Any]) -> JobOptions:
             case "backoff":
                 jitter = value.get("jitter", 0)
                 ours["backoff"] = Backoff(value["type"], value["delay"], jitter)
+            case "deduplication":
+                ours[name] = _as_deduplication(**value)
             case "removeOnComplete" | "removeOnFail":
                 pass
+            case _ if name.endswith("OnFailure"):  # whose first word is the policy
+                ours["parent_on_failure"] = re.sub("[A-Z].*", "", name)
             case _:
                 ours[name] = value
     return cast(JobOptions, ours)
+
+
+def as_call(tree: Mapping[str, Any], **defaults: Any) -> Call:
+    """A tree as Node spells it. Its parents wait for children that fail, as Node's do, where those do not say otherwise."""
+    children = tuple(as_call(child, parent_on_failure="wait") for child in tree.get("children", ()))
+    options = cast(JobOptions, {**defaults, **as_toril(tree.get("opts", {}))})
+    return Call(tree["name"], tree.get("data", {}), options, tree["queueName"], children)
+
+
+def as_flow_job(tree: Mapping[str, Any]) -> FlowJob:
+    """The same, for our class of the name of Node's."""
+    return {
+        "name": tree["name"],
+        "queue_name": tree["queueName"],
+        "data": tree.get("data", {}),
+        "opts": as_toril(tree.get("opts", {})),
+        "children": [as_flow_job(child) for child in tree.get("children", ())],
+    }
+
+
+def _as_deduplication(
+    id: str, ttl: int | None = None, *, keepLastIfActive: bool = False, **kinds: bool
+) -> Deduplication:
+    return Deduplication(id, ttl, keep_last_if_active=keepLastIfActive, **kinds)
 
 
 def _as_keep(rule: Any) -> Keep:
@@ -361,6 +392,8 @@ class Hands:
         for step, *args in steps:
             if step == "return":
                 return args[0]
+            if step == "children":
+                return await _children(ctx)
             if step == "hold":
                 await self._hold(ctx.job_id)
             else:
@@ -383,6 +416,22 @@ def _steps_of(data: Json, attempt: int) -> list[list[Any]] | None:
     tries: list[Any] = told.get("tries", [])
     steps: list[list[Any]] | None = told.get("do", tries[min(attempt, len(tries)) - 1] if tries else None)
     return steps
+
+
+async def _children(ctx: Context) -> Json:
+    """What its children have returned, and why those have failed that it does not mind."""
+    results = {str(ref): result for ref, result in (await ctx.child_results()).items()}
+    ignored: dict[str, Json] = {str(one.ref): one.reason for one in await ctx.children() if one.state == "ignored"}
+    return {"results": results, "ignored": ignored}
+
+
+async def _add_children(ctx: Context, trees: list[dict[str, Any]]) -> None:
+    await ctx.add_children(*(as_call(tree, parent_on_failure="wait") for tree in trees))
+
+
+async def _await_children(ctx: Context) -> None:
+    if any(child.state == "pending" for child in await ctx.children()):
+        raise AwaitChildren
 
 
 async def _throw(_: Context, reason: str) -> None:
@@ -418,6 +467,8 @@ async def _crash(_: Context) -> None:
 
 
 _STEPS: dict[str, Callable[..., Awaitable[None]]] = {
+    "add-children": _add_children,
+    "await-children": _await_children,
     "throw": _throw,
     "unrecoverable": _unrecoverable,
     "delay": _delay,

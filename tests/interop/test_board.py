@@ -9,24 +9,26 @@ import shutil
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import async_playwright, expect
+from playwright.async_api import Locator, async_playwright, expect
 
 from conformance import given
 from interop.board import WIDE, Board, Screen, as_shown, midday_zone
 from interop.peers import NODE
-from toril import Context, Queue, RateLimit, Served, Worker
+from toril import App, Context, Queue, RateLimit, Served, Worker
 from toril.clock import TurnedClock
-from toril.handlers import registered
+from toril.flow import Flow
+from toril.handlers import HandlerTable, registered
 from toril.model import JobRecord, JobRef
 from toril.options import ChildPolicy
-from toril.states import State
+from toril.schedule import cron, every
+from toril.states import FINISHED, State
 from toril.store import Store
 from toril.stores.redis.store import RedisStore
 from worker.stage import Gate, at_work, handlers
@@ -257,7 +259,53 @@ async def scene(redis_url: str) -> AsyncIterator[Scene]:
     await store.close()
 
 
+async def grown(store: Store) -> tuple[Flow, dict[str, HandlerTable]]:
+    """A flow of an app, of three levels, and the handlers of its queues. Of its leaves one fails and one comes later."""
+    app = App(store=store)
+    albums, images, thumbs = app.queue("albums"), app.queue("images"), app.queue("thumbs")
+
+    @thumbs.handler()
+    async def thumb(px: int) -> dict[str, int]:
+        return {"px": 4096 // px}
+
+    @images.handler()
+    async def image(ctx: Context, of: str) -> int:
+        return len(await ctx.child_results())
+
+    @albums.handler()
+    async def album(ctx: Context, title: str) -> dict[str, int]:
+        return {"images": len(await ctx.child_results())}
+
+    ignored, later = thumb.options(parent_on_failure="ignore"), thumb.options(delay=3600)
+    beach = image.call("beach").after(thumb.call(64), thumb.call(128), ignored.call(0), later.call(256))
+    added = await app.flow(album.call("summer").after(beach, image.call("cover")))
+    return added, {queue.name: queue.handlers for queue in (albums, images, thumbs)}
+
+
+async def has_ended(flow: Flow, count: int) -> bool:
+    """Whether so many jobs of a flow have."""
+    return sum(record.state in FINISHED for record in (await flow.tree()).records()) == count
+
+
+async def has_made(queue: Queue, id: str, runs: int) -> bool:
+    return (await queue.scheduler(id).record()).iterations >= runs
+
+
 # ------------------------------------------------------------------ looking
+
+
+async def open_schedules(screen: Screen) -> None:
+    """The page of all schedules."""
+    await screen.open_overview()
+    await screen.page.get_by_role("link", name="Schedulers", exact=True).click()
+    await expect(screen.main.get_by_role("table")).to_be_visible()
+
+
+def row_of(screen: Screen, schedule_id: str) -> Locator:
+    """A schedule on that page."""
+    name = screen.page.get_by_text(schedule_id, exact=True)
+    return screen.main.get_by_role("row").filter(has=name)
+
 
 LISTS = {
     "active": ["digest-1"],
@@ -389,6 +437,69 @@ async def test_a_flow_is_drawn_from_its_root_to_its_leaves(view: Screen, scene: 
     await view.open_job(scene.album)
     await expect(view.node("small-1")).to_be_visible()
     await view.photograph("job-flow", shots)
+
+
+async def test_a_flow_that_an_app_has_added_is_drawn_with_where_each_of_its_jobs_stands(
+    screen: Screen, store: Store, shots: Path
+) -> None:
+    added, tables = await grown(store)
+    async with at_work(store, [Served("thumbs", tables["thumbs"])]):
+        await until(store, lambda: has_ended(added, 3), "thumbs")
+
+    await screen.open_job(added.job.ref)
+
+    tree = await added.tree()
+    states = sorted(record.state for record in tree.records())
+    assert states == ["completed"] * 2 + ["delayed", "failed", "waiting"] + ["waiting-children"] * 2
+    for record in tree.records():
+        node = screen.node(record.ref.id)
+        await expect(node).to_contain_text(record.name)
+        await expect(node).to_contain_text(record.state)
+        await expect(node).to_contain_text(record.ref.queue)
+    edges = screen.page.get_by_role("application").get_by_role("group", name="Edge from")
+    await expect(edges).to_have_count(len(tree.refs()) - 1)
+    await screen.photograph("job-flow-of-app", shots)
+
+    await Queue("thumbs", store).promote_all()
+    async with at_work(store, [Served(name, table) for name, table in tables.items()]):
+        await reached(store, added.job.ref, State.COMPLETED)
+    await screen.open_job(added.job.ref)
+    for record in (await added.tree()).records():
+        await expect(screen.node(record.ref.id)).to_contain_text(record.state)
+    await expect(screen.part(added.job.ref.id, "Data")).to_contain_text("images:2")
+    await screen.photograph("job-flow-of-app-done", shots)
+
+
+async def test_every_schedule_is_listed_with_its_times(screen: Screen, store: Store, shots: Path) -> None:
+    email, invoices = Queue(QUEUE, store), Queue("invoices", store)
+    await email.schedule("nightly", cron("30 2 * * *", tz="Europe/Amsterdam", limit=10), "report", {"of": "the day"})
+    await email.schedule("every:hour", every(3600, offset=300), "welcome")
+    await invoices.schedule("beat", every(90), "welcome")
+    async with at_work(store, [Served("invoices", handlers(welcome))]):
+        await until(store, lambda: has_made(invoices, "beat", 2), "invoices")
+
+    await open_schedules(screen)
+
+    records = [*await email.schedules(), *await invoices.schedules()]
+    said = {
+        "nightly": r"report.*email.*30 2 \* \* \*\s*Europe/Amsterdam.*in \d+ (hours?|minutes?|day).*-\s*1\s*of 10",
+        "every:hour": r"welcome.*email.*every 1h.*in \d+ (minutes?|hour).*-\s*1",
+        "beat": r"welcome.*invoices.*every 90s.*in \d+ (seconds?|minute).*ago\s*2",
+    }
+    assert {record.schedule.id for record in records} == said.keys()
+    for record in records:
+        row = row_of(screen, record.schedule.id)
+        await expect(row).to_contain_text(re.compile(said[record.schedule.id], re.S))
+        next_at = datetime.fromtimestamp(record.next_at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        await expect(row.locator("time").first).to_have_attribute("datetime", next_at.replace("+00:00", "Z"))
+    await row_of(screen, "nightly").get_by_role("button", name="Job template").click()
+    await expect(screen.main).to_contain_text(re.compile(r'of:\s*"the day"'))
+    await screen.photograph("schedules", shots)
+
+    [beat] = await invoices.schedules()
+    await row_of(screen, "beat").locator("time").first.click()
+    await expect(screen.card(beat.iteration.id)).to_contain_text(re.compile(r"Will run at.*welcome\s*repeat 2", re.S))
+    await screen.photograph("job-of-schedule", shots)
 
 
 async def test_what_a_hostile_job_says_is_text(view: Screen, scene: Scene, shots: Path) -> None:
@@ -732,3 +843,62 @@ async def test_a_parent_runs_once_its_unfinished_children_are_removed(screen: Sc
     assert [child.state for child in await store.children(album)] == ["completed"]
     await expect(screen.node(images[0].id)).to_contain_text("completed")
     await expect(screen.node(images[1].id)).to_have_count(0)
+
+
+async def test_a_schedule_that_is_removed_on_the_board_makes_no_more_runs(
+    screen: Screen, store: Store, shots: Path
+) -> None:
+    email = Queue(QUEUE, store)
+    for id in ("nightly", "hourly"):
+        await email.schedule(id, every(3600, offset=300), "welcome")
+    await open_schedules(screen)
+
+    await row_of(screen, "nightly").get_by_role("button", name="Remove scheduler").click()
+    await expect(screen.dialog).to_contain_text("nightly")
+    await screen.photograph("dialog-schedule-remove", shots)
+    await screen.press(screen.dialog.get_by_role("button", name="Confirm"))
+
+    await expect(row_of(screen, "nightly")).to_have_count(0)
+    await expect(row_of(screen, "hourly")).to_have_count(1)
+    [left] = await email.schedules()
+    assert left.schedule.id == "hourly"
+    assert await given.found(store, State.DELAYED) == [left.iteration]
+
+
+async def test_a_schedule_that_is_run_on_the_board_keeps_its_times(screen: Screen, store: Store) -> None:
+    email = Queue(QUEUE, store)
+    await email.schedule("nightly", every(3600, offset=300), "welcome", {"to": "ada@example.org"})
+    [before] = await email.schedules()
+    await open_schedules(screen)
+
+    await row_of(screen, "nightly").get_by_role("button", name="Run now").click()
+    await screen.press(screen.dialog.get_by_role("button", name="Confirm"))
+
+    assert await email.schedules() == [before]
+    [ref] = await given.found(store, State.WAITING)
+    async with at_work(store, welcome):
+        assert (await reached(store, ref, State.COMPLETED)).result == '{"sent":true,"to":"ada@example.org"}'
+    assert await email.schedules() == [before]
+
+
+async def test_a_schedule_that_is_edited_on_the_board_has_other_times(
+    screen: Screen, store: Store, shots: Path
+) -> None:
+    email = Queue(QUEUE, store)
+    await email.schedule("nightly", cron("30 2 * * *"), "welcome", {"to": "ada@example.org"}, attempts=3)
+    await open_schedules(screen)
+
+    await row_of(screen, "nightly").get_by_role("button", name="Edit schedule").click()
+    pattern = screen.dialog.get_by_role("textbox", name="Cron pattern")
+    await expect(pattern).to_have_value("30 2 * * *")
+    await pattern.fill("0 4 * * 1")
+    await screen.photograph("dialog-schedule-edit", shots)
+    await screen.press(screen.dialog.get_by_role("button", name="Save"))
+
+    await expect(row_of(screen, "nightly")).to_contain_text("0 4 * * 1")
+    [record] = await email.schedules()
+    schedule = record.schedule
+    assert (schedule.timing.pattern, schedule.name, schedule.options.attempts) == ("0 4 * * 1", "welcome", 3)
+    assert json.loads(schedule.data) == {"to": "ada@example.org"}
+    assert datetime.fromtimestamp(record.next_at_ms / 1000, UTC).strftime("%a %H:%M") == "Mon 04:00"
+    assert await given.found(store, State.DELAYED) == [record.iteration]

@@ -1,4 +1,4 @@
-"""Node deduplicates its jobs, and Toril works on them, removes them and cleans up after them as Node would."""
+"""Both sides deduplicate their jobs, meet each other's owners, and clean up after each other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from interop.peers import Shared
+from interop.peers import Shared, Way
+from toril.options import Deduplication
 from toril.states import State
 
 
@@ -75,3 +76,112 @@ async def test_an_id_is_free_again_when_toril_removes_its_job(shared: Shared, ho
             assert await shared.ours.drain() == 1
 
     assert await owner(shared) is None
+
+
+RULES = pytest.mark.parametrize(
+    ("by", "as_node"),
+    [
+        (Deduplication.simple("d"), {"id": "d"}),
+        (Deduplication.throttle("d", 60), {"id": "d", "ttl": 60_000}),
+        (Deduplication.throttle("d", 60, extend=True), {"id": "d", "ttl": 60_000, "extend": True}),
+        (Deduplication.debounce("d"), {"id": "d", "replace": True}),
+        (Deduplication.keep_last("d"), {"id": "d", "keepLastIfActive": True}),
+    ],
+    ids=["simple", "throttle", "sliding", "debounce", "keep-last"],
+)
+
+
+@RULES
+async def test_nodes_add_meets_torils_owner(shared: Shared, by: Deduplication, as_node: Any) -> None:
+    first = await shared.ours.add("job", {"n": 1}, deduplication=by)
+
+    assert await shared.theirs.add("job", {"n": 2}, deduplication=as_node) == first.id
+
+    assert await owner(shared) == first.id
+    assert (await shared.seen(first.id)).node["opts"]["deduplication"] == as_node
+    assert await shared.counts() == {State.WAITING: 1}
+
+
+@RULES
+async def test_torils_add_meets_nodes_owner(shared: Shared, by: Deduplication, as_node: Any) -> None:
+    first = await shared.theirs.add("job", {"n": 1}, deduplication=as_node)
+
+    second = await shared.ours.add("job", {"n": 2}, deduplication=by)
+
+    assert (second.id, second.duplicate) == (first, True)
+    [record] = [record async for record in shared.ours.iterate(State.WAITING)]
+    assert record.options.deduplication == by
+    assert await shared.counts() == {State.WAITING: 1}
+
+
+async def test_torils_owner_is_free_again_when_node_has_finished_it(shared: Shared) -> None:
+    first = await shared.ours.add("job", {}, deduplication="d")
+    worker = await shared.node.worker(shared.name)
+    await shared.events.event("completed", jobId=first.id)
+    await worker.close()
+
+    second = await shared.ours.add("job", {}, deduplication="d")
+
+    assert not second.duplicate
+    assert await owner(shared) == second.id
+
+
+async def test_an_id_that_one_side_has_forgotten_is_free_for_the_other(shared: Shared) -> None:
+    first = await shared.theirs.add("job", {}, deduplication={"id": "d"})
+    assert await shared.ours.forget("d")
+    assert await owner(shared) is None
+    second = await shared.ours.add("job", {}, deduplication="d")
+    assert second.id != first
+
+    assert await shared.theirs.call("removeDeduplicationKey", "d") == 1
+
+    assert await shared.ours.deduplicated("d") is None
+
+
+async def test_torils_add_takes_the_place_of_nodes_delayed_job(shared: Shared) -> None:
+    first = await shared.theirs.add("job", {"n": 1}, deduplication={"id": "d", "replace": True}, delay=60_000)
+
+    second = await shared.ours.add("job", {"n": 2}, deduplication=Deduplication.debounce("d"), delay=60)
+
+    await shared.events.event("removed", jobId=first, prev="delayed")
+    await shared.events.event("deduplicated", jobId=second.id, deduplicatedJobId=first, deduplicationId="d")
+    assert await shared.ids(State.DELAYED) == [second.id]
+    assert await owner(shared) == second.id
+
+
+async def test_nodes_add_takes_the_place_of_torils_delayed_job(shared: Shared) -> None:
+    await shared.ours.add("job", {"n": 1}, deduplication=Deduplication.debounce("d"), delay=60)
+
+    second = await shared.theirs.add("job", {"n": 2}, deduplication={"id": "d", "replace": True}, delay=60_000)
+
+    assert await shared.ids(State.DELAYED) == [second]
+    assert await owner(shared) == second
+
+
+async def test_what_toril_keeps_while_either_works_runs_next(way: Way, redis: Any) -> None:
+    keep_last = Deduplication.keep_last("d")
+    first = await way.ours.add("job", {"do": [["hold"]]}, deduplication=keep_last)
+
+    async with way.working() as worker:
+        await worker.held(first.id)
+        for number in (2, 3):
+            kept = await way.ours.add("again", {"number": number}, deduplication=keep_last, priority=number)
+            assert (kept.id, kept.duplicate, kept.rule) == (first.id, True, "keep-last")
+        await worker.release(first.id)
+        await way.events.event("completed", jobId=first.id)
+        second = await way.events.event("completed", returnvalue={"number": 3})
+
+    seen = await way.seen(second["jobId"])
+    assert (seen.name, seen.data, seen.priority, seen.node["deduplicationId"]) == ("again", {"number": 3}, 3, "d")
+    assert await owner(way) is None
+    assert await redis.exists(f"bull:{way.name}:dn:d") == 0
+
+
+async def test_toril_reschedules_nodes_delayed_job(shared: Shared) -> None:
+    first = await shared.theirs.add("job", {}, deduplication={"id": "d"}, delay=60_000)
+
+    second = await shared.ours.add("job", {}, deduplication=Deduplication("d", reschedule=True), delay=600)
+
+    assert second.id == first
+    assert (await shared.theirs.see(first) or {})["delay"] == 600_000
+    assert await shared.ids(State.DELAYED) == [first]

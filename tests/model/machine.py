@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar, Unpack, cast
+import itertools
+from collections.abc import Coroutine, Iterable
+from dataclasses import replace
+from typing import Any, TypeVar
 
-from hypothesis import HealthCheck, Phase, settings, stateful
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from conformance.given import advance, new_job
+from conformance.given import advance
+from model.expected import INTERVAL_MS, LOCK_MS, MAX_STALLED, PENDING, QUEUE, STALLED_TOO_OFTEN, Job, Model
 from toril.clock import TurnedClock
+from toril.errors import Unrecoverable, WrongState
 from toril.model import (
     Answer,
+    AwaitingChildren,
     Claim,
     Completed,
     Delayed,
@@ -23,6 +26,7 @@ from toril.model import (
     JobRef,
     NewJob,
     Outcome,
+    Parent,
     QueueSettings,
     Released,
     Retried,
@@ -32,233 +36,35 @@ from toril.model import (
     Unit,
     Wanted,
 )
-from toril.options import JobOptions
+from toril.options import JobOptions, resolve
 from toril.states import FINISHED, MOVES, Move, State
 from toril.store import Store
-from toril.stores.sqlite.store import SqliteStore
 
 T = TypeVar("T")
 
-QUEUE = "email"
-LOCK_MS = 30_000
-INTERVAL_MS = 30_000
-MAX_STALLED = 1
-KEEP_RESULT_MS = 600_000
-STALLED_TOO_OFTEN = "job stalled more than allowable limit"
-
-
-@dataclass
-class Job:
-    """What must be true of a job that is there."""
-
-    new: NewJob
-    state: State
-    place: int = 0
-    due_at_ms: int = 0
-    finished_at_ms: int = 0
-    made: int = 0
-    started: int = 0
-    stalled: int = 0
-    deferred: bool = False
-    token: str | None = None
-    recorded: str | None = None
-    locked_until_ms: int = 0
-    suspect: bool = False
-
-    @property
-    def priority(self) -> int:
-        return self.new.options.priority
-
-    @property
-    def rank(self) -> tuple[int, int]:
-        """Where it stands among the jobs of its state."""
-        match self.state:
-            case State.PRIORITIZED:
-                return (self.priority, self.place)
-            case State.DELAYED:
-                return (self.due_at_ms, self.place)
-            case State.COMPLETED | State.FAILED:
-                return (self.finished_at_ms, self.place)
-            case _:
-                return (0, self.place)
-
-
-class Model:
-    """All that a queue must be like, in a dict and a few numbers."""
-
-    def __init__(self, clock: TurnedClock) -> None:
-        self.clock = clock
-        self.jobs: dict[str, Job] = {}
-        self.receipts: dict[str, tuple[NewJob, str, int]] = {}  # removed at once: the job, its token, until when known
-        self.settled: set[str] = set()  # tokens of all runs that were recorded
-        self.paused = False
-        self.concurrency: int | None = None
-        self.limited_until_ms = 0
-        self.next_check_at_ms = 0
-        self.idle_checks_count = False
-        self._front = 0
-        self._back = 0
-
-    def now_ms(self) -> int:
-        return self.clock.now_ms()
-
-    def of(self, *states: State) -> list[Job]:
-        """The jobs of some states, state by state, each in its order."""
-        return [
-            job
-            for state in states
-            for job in sorted((job for job in self.jobs.values() if job.state is state), key=lambda job: job.rank)
-        ]
-
-    def back(self) -> int:
-        self._back += 1
-        return self._back
-
-    def front(self) -> int:
-        self._front -= 1
-        return self._front
-
-    def stand(self, job: Job, *, front: bool = False) -> None:
-        """Let a job run as soon as its turn comes."""
-        job.state = State.PRIORITIZED if job.priority else State.WAITING
-        job.place = self.front() if front else self.back()
-
-    def delay(self, job: Job, due_at_ms: int) -> None:
-        job.state, job.due_at_ms, job.place = State.DELAYED, due_at_ms, self.back()
-
-    def add(self, new: NewJob) -> None:
-        job = self.jobs[new.id] = Job(new, State.WAITING)
-        if new.options.delay_ms:
-            self.delay(job, new.created_at_ms + new.options.delay_ms)
-        else:
-            self.stand(job, front=new.options.lifo and not job.priority)
-
-    def promote_due(self) -> None:
-        for job in self.of(State.DELAYED):
-            if job.due_at_ms <= self.now_ms():
-                self.stand(job)
-
-    def room(self, free: int) -> int:
-        """How many jobs may start now."""
-        if self.paused or self.limited_until_ms > self.now_ms():
-            return 0
-        if self.concurrency is None:
-            return free
-        return max(0, min(free, self.concurrency - len(self.of(State.ACTIVE))))
-
-    def take(self, jobs: list[Job], token: str) -> None:
-        for job in jobs:
-            job.state, job.token, job.recorded, job.suspect = State.ACTIVE, token, None, False
-            job.started += 1
-            job.place = self.back()
-            job.locked_until_ms = self.now_ms() + LOCK_MS
-
-    def finish(self, job: Job, state: State) -> None:
-        job.state, job.finished_at_ms, job.place = state, self.now_ms(), self.back()
-        keep = job.new.options.keep_completed if state is State.COMPLETED else job.new.options.keep_failed
-        if keep is not None and keep.count == 0:
-            assert job.recorded is not None
-            self.receipts[job.new.id] = (job.new, job.recorded, self.now_ms() + KEEP_RESULT_MS)
-            del self.jobs[job.new.id]
-
-    def settle(self, job: Job, outcome: Outcome) -> None:
-        assert job.token is not None
-        self.settled.add(job.token)
-        job.recorded, job.token = job.token, None
-        match outcome:
-            case Completed():
-                job.made += 1
-                job.deferred = False
-                self.finish(job, State.COMPLETED)
-            case Failed():
-                job.made += 1
-                job.deferred = False
-                self.finish(job, State.FAILED)
-            case Retried(after_ms=after_ms):
-                job.made += 1
-                if after_ms:
-                    self.delay(job, self.now_ms() + after_ms)
-                else:
-                    self.stand(job, front=job.new.options.lifo and not job.priority)
-            case Delayed(until_ms=until_ms):
-                self.delay(job, until_ms)
-            case Throttled(for_ms=for_ms):
-                self.stand(job, front=True)
-                self.limited_until_ms = max(self.limited_until_ms, self.now_ms() + for_ms)
-            case _:
-                self.stand(job, front=True)
-
-    def recover(self) -> list[Job]:
-        """What a check puts back."""
-        active = self.of(State.ACTIVE)
-        if not (active or self.idle_checks_count) or self.next_check_at_ms > self.now_ms():
-            return []
-        self.next_check_at_ms = self.now_ms() + INTERVAL_MS
-        lapsed = [job for job in active if job.suspect and job.locked_until_ms <= self.now_ms()]
-        for job in reversed(lapsed):
-            job.state, job.place, job.token, job.suspect = State.WAITING, self.front(), None, False
-            job.stalled += 1
-            job.deferred = job.deferred or job.stalled > MAX_STALLED
-        for job in self.of(State.ACTIVE):
-            job.suspect = True
-        return lapsed
-
-    def judge(self, claim: Claim) -> str:
-        """What a claim is worth now: held, recorded or lost. Whether a store still knows that an earlier run was recorded,
-        after the next one has ended too, is nobody's promise: such a claim is old."""
-        job = self.jobs.get(claim.ref.id)
-        if job is not None and job.token == claim.token:
-            return "held" if job.locked_until_ms > self.now_ms() else "lost"
-        if job is not None and job.recorded == claim.token:
-            return "recorded"
-        _, known, until_ms = self.receipts.get(claim.ref.id, (None, "", 0))
-        if known == claim.token:
-            return "recorded" if until_ms > self.now_ms() else "lost"
-        return "old" if claim.token in self.settled else "lost"
-
-
 picks = st.integers(0, 1_000)
-outcomes = st.sampled_from(["completed", "failed", "retried", "retried later", "delayed", "throttled", "released"])
+delays = st.sampled_from([0, 0, 1, 60])
+priorities = st.sampled_from([0, 0, 1, 5])
+ends = st.sampled_from(["completed", "failed"])
+outcomes = ends | st.sampled_from(["retried", "retried later", "delayed", "throttled", "released", "awaiting-children"])
+workers = st.sampled_from(["w1", "w2"])
+verbs = st.sampled_from(["promote", "retry", "retry anew", "remove", "cancel"])
 
 
-def _in_memory(clock: TurnedClock) -> Store:
-    return SqliteStore(":memory:", clock=clock)
+class Machine(RuleBasedStateMachine):
+    """Rules do one thing to the store and the same to the model; the invariants compare them."""
 
-
-def run_histories(
-    *, examples: int, steps: int, shrink: bool = True, open_store: Callable[[TurnedClock], Store] = _in_memory
-) -> None:
-    """Lead this many random lives of so many steps, each in an empty store; the first that goes wrong is made short and
-    raised."""
-    run = cast("Callable[..., None]", vars(stateful)["run_state_machine_as_test"])
-    run(
-        lambda: QueueMachine(open_store),
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            phases=[Phase.generate, *([Phase.shrink] if shrink else [])],
-            deadline=None,
-            derandomize=True,
-            database=None,
-            report_multiple_bugs=False,
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-        ),
-    )
-
-
-class QueueMachine(RuleBasedStateMachine):
-    """Rules do one thing to the store and the same to the model; the invariant compares them."""
-
-    def __init__(self, open_store: Callable[[TurnedClock], Store] = _in_memory) -> None:
+    def __init__(self, store: Store, clock: TurnedClock) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.clock = TurnedClock()
-        self.store = open_store(self.clock)
-        self.model = Model(self.clock)
-        self.model.idle_checks_count = self.store.kind == "redis"  # as BullMQ has it: the interval begins all the same
-        self.news: list[NewJob] = []
+        self.clock = clock
+        self.store = store
+        self.model = Model(clock)
+        self.model.idle_checks_count = store.kind == "redis"  # as BullMQ has it: the interval begins all the same
+        self.news: list[NewJob] = []  # adds that may be repeated
         self.claims: list[Claim] = []
         self.wish: tuple[Wanted, tuple[Claim, ...]] | None = None
+        self.known: set[str] = set()  # ids of all jobs that ever were
         self.seen: dict[str, State] = {}
         self.operations: set[str] = set()
         self.drawn = 0
@@ -277,9 +83,13 @@ class QueueMachine(RuleBasedStateMachine):
     def ref(self, job_id: str) -> JobRef:
         return JobRef(QUEUE, job_id)
 
-    def any_job(self, pick: int) -> Job | None:
+    def any_job(self, pick: int) -> Job:
         jobs = list(self.model.jobs.values())
-        return jobs[pick % len(jobs)] if jobs else None
+        return jobs[pick % len(jobs)]
+
+    def may_be_a_parent(self, job: Job) -> bool:
+        """Not where another job may come under its id: whether children pass over to that is nobody's promise."""
+        return job.new.nonce is None and job.schedule is None
 
     def forget_claims_of(self, job_id: str) -> None:
         """What a claim is worth after somebody changed its job by hand is nobody's promise."""
@@ -290,31 +100,35 @@ class QueueMachine(RuleBasedStateMachine):
     @initialize(count=st.integers(0, 4))
     def begin(self, count: int) -> None:
         for _ in range(count):
-            self.add(delay=0, priority=0, lifo=False, kept=True)
+            self.add(chosen=0, delay=0, priority=0, lifo=False, kept=True)
 
     @rule(
-        delay=st.sampled_from([0, 0, 1, 60]),
-        priority=st.sampled_from([0, 0, 1, 5]),
+        chosen=st.sampled_from([0, 0, 0, 1, 2, 3]),
+        delay=delays,
+        priority=priorities,
         lifo=st.booleans(),
         kept=st.booleans(),
     )
-    def add(self, delay: int, priority: int, lifo: bool, kept: bool) -> None:
-        self._add(self.draw("job"), None, delay=delay, priority=priority, lifo=lifo, keep_completed=kept)
-
-    @rule(number=st.integers(1, 3), kept=st.booleans())
-    def add_under_a_chosen_id(self, number: int, kept: bool) -> None:
-        self._add(f"chosen-{number}", self.draw("nonce"), keep_completed=kept, keep_failed=kept)
-
-    def _add(self, chosen: str, nonce: str | None, **options: Unpack[JobOptions]) -> None:
-        new = replace(new_job(self.store, queue=QUEUE, **options), id=chosen, nonce=nonce)
-        exists = chosen in self.model.jobs
-        self._check_added(new, duplicate=exists)
+    def add(self, chosen: int, delay: int, priority: int, lifo: bool, kept: bool) -> None:
+        options = JobOptions(
+            delay=delay, priority=priority, lifo=lifo, keep_completed=kept, keep_failed=kept or not chosen
+        )
+        new = self.new_job(options)
+        if chosen:
+            new = replace(new, id=f"chosen-{chosen}", nonce=self.draw("nonce"))
+        exists = new.id in self.model.jobs
+        self.check_added(new, duplicate=exists)
         self.operations = {"add"}
         if not exists:
             self.news.append(new)
-            self.model.receipts.pop(chosen, None)
-            self.forget_claims_of(chosen)
+            self.forget_claims_of(new.id)
             self.model.add(new)
+
+    def new_job(self, options: JobOptions, *, parent: Parent | None = None, has_children: bool = False) -> NewJob:
+        """A job on its way, under an id of its own."""
+        now_ms = self.clock.now_ms()
+        kept = resolve(options, now_ms)
+        return NewJob(QUEUE, "welcome", self.draw("job"), "{}", kept, now_ms, None, parent, has_children)
 
     @precondition(lambda self: self.news)
     @rule(pick=picks)
@@ -323,16 +137,16 @@ class QueueMachine(RuleBasedStateMachine):
         job = self.model.jobs.get(new.id)
         known, _, until_ms = self.model.receipts.get(new.id, (None, "", 0))
         if (job is not None and job.new is new) or (known is new and until_ms > self.clock.now_ms()):
-            self._check_added(new, duplicate=False)
+            self.check_added(new, duplicate=False)
 
-    def _check_added(self, new: NewJob, *, duplicate: bool) -> None:
+    def check_added(self, new: NewJob, *, duplicate: bool) -> None:
         [receipt] = self.run(self.store.add([Unit((new,))]))
         assert receipt.refusal is None
         assert [(added.ref.id, added.duplicate) for added in receipt.added] == [(new.id, duplicate)]
 
     # ---------------------------------------------------------------- claiming
 
-    @rule(worker=st.sampled_from(["w1", "w2"]), free=st.integers(1, 3))
+    @rule(worker=workers, free=st.integers(1, 3))
     def claim(self, worker: str, free: int) -> None:
         wish = Wanted(worker, self.draw("token"), LOCK_MS, (Slots(QUEUE, free),))
         claimed = self.run(self.store.claim(wish))
@@ -354,22 +168,22 @@ class QueueMachine(RuleBasedStateMachine):
             assert claimed.idle[QUEUE].until_ms == (delayed[0].due_at_ms if delayed else None)
 
     @precondition(lambda self: self.model.jobs)
-    @rule(worker=st.sampled_from(["w1", "w2"]), pick=picks)
+    @rule(worker=workers, pick=picks)
     def claim_by_name(self, worker: str, pick: int) -> None:
-        job = self.any_job(pick)
-        assert job is not None
-        wish = Wanted(worker, self.draw("token"), LOCK_MS, (Slots(QUEUE, 1, ids=(job.new.id,)),))
-        if self.model.room(1) == 0:  # whether a person may take a job of a paused queue is nobody's promise
-            return
+        if self.model.room(1):  # whether a person may take a job of a paused queue is nobody's promise
+            self.take_by_name(worker, self.any_job(pick))
+
+    def take_by_name(self, worker: str, job: Job) -> None:
+        wish = Wanted(worker, self.draw("token"), LOCK_MS, (Slots(QUEUE, 1, ids=(job.id,)),))
         claimed = self.run(self.store.claim(wish))
         self.operations = {"claim", "promote"}
 
-        self.model.promote_due()
-        takeable = job.state in (State.WAITING, State.PRIORITIZED, State.DELAYED)
-        self._check_claims(claimed.claims, [job] if takeable else [], wish)
+        self._check_claims(claimed.claims, [job] if job.state in PENDING else [], wish)
+        if self._due_were_promoted():
+            self.model.promote_due()
 
     def _check_claims(self, claims: tuple[Claim, ...], expected: list[Job], wish: Wanted) -> None:
-        assert [claim.ref.id for claim in claims] == [job.new.id for job in expected]
+        assert [claim.ref.id for claim in claims] == [job.id for job in expected]
         self.model.take(expected, wish.token)
         for claim, job in zip(claims, expected, strict=True):
             assert claim.token == wish.token
@@ -377,7 +191,11 @@ class QueueMachine(RuleBasedStateMachine):
             assert claim.data == job.new.data
             assert claim.options == job.new.options
             assert (claim.attempt, claim.started, claim.stalled) == (job.made + 1, job.started, job.stalled)
-            assert claim.deferred == (STALLED_TOO_OFTEN if job.deferred else None)
+            assert (claim.deferred is None) == (not job.deferred)
+            assert claim.deferred == STALLED_TOO_OFTEN or job.deferred != {"stalled"}
+            assert claim.schedule == job.schedule
+            if job.parent in self.model.jobs or job.parent is None:
+                assert (None if claim.parent is None else claim.parent.ref.id) == job.parent
         self.claims += claims
         self.wish = (wish, claims) if claims else None
 
@@ -390,10 +208,11 @@ class QueueMachine(RuleBasedStateMachine):
             self.operations = {"promote"}
             again = self.run(self.store.claim(wish))
             assert {claim.ref for claim in again.claims} == {claim.ref for claim in claims}
-            self.model.promote_due() if self._due_were_promoted() else None
+            if self._due_were_promoted():
+                self.model.promote_due()
 
     def _due_were_promoted(self) -> bool:
-        """Whether a repeated wish lets due jobs go forward is nobody's promise."""
+        """Whether a repeated wish, or one for a job by its name, lets due jobs go forward is nobody's promise."""
         delayed = self.run(self.store.summaries([QUEUE]))[0].counts[State.DELAYED]
         return delayed != len(self.model.of(State.DELAYED))
 
@@ -409,17 +228,31 @@ class QueueMachine(RuleBasedStateMachine):
         settled = self.run(self.store.settle([Settlement(claim, outcome)]))
 
         assert settled.lost == ((claim.ref,) if worth == "lost" else ()) or worth == "old"
-        assert settled.staying == ()
-        if worth == "held":
+        job = self.model.jobs[claim.ref.id] if worth == "held" else None
+        refusals = set[type[Exception]]() if job is None else self._refusals(job, outcome)
+        assert len(settled.refused) == bool(refusals)
+        assert not refusals or type(settled.refused[0].error) in refusals
+        stays = job is not None and not refusals and isinstance(outcome, AwaitingChildren) and not job.pending
+        assert settled.staying == ((claim.ref,) if stays else ())
+        if job is not None and not refusals and not stays:
             self.operations = {kind.split()[0]}
-            self.model.settle(self.model.jobs[claim.ref.id], outcome)
+            self.model.settle(job, outcome)
+
+    def _refusals(self, job: Job, outcome: Outcome) -> set[type[Exception]]:
+        """With what a job's children may forbid its outcome."""
+        if not isinstance(outcome, Completed | AwaitingChildren):
+            return set()
+        refusals: set[type[Exception]] = {Unrecoverable} if job.has_failed_child else set()
+        if job.pending and isinstance(outcome, Completed):
+            refusals.add(WrongState)
+        return refusals
 
     def _outcome(self, kind: str) -> Outcome:
         match kind:
             case "completed":
-                return Completed('"done"')
+                return Completed(f'"{self.draw("result")}"')
             case "failed":
-                return Failed("no", "Traceback")
+                return Failed(self.draw("reason"), "Traceback")
             case "retried":
                 return Retried(0, "no")
             case "retried later":
@@ -428,6 +261,8 @@ class QueueMachine(RuleBasedStateMachine):
                 return Delayed(self.clock.now_ms() + 2_000)
             case "throttled":
                 return Throttled(1_000)
+            case "awaiting-children":
+                return AwaitingChildren()
             case _:
                 return Released()
 
@@ -459,34 +294,33 @@ class QueueMachine(RuleBasedStateMachine):
 
     # ---------------------------------------------------------------- time
 
-    @rule(ms=st.sampled_from([1, 999, 1_000, 30_000, 60_000, 600_000]))
-    def advance(self, ms: int) -> None:
+    @rule(ms=st.sampled_from([1, 999, 1_000, LOCK_MS - 1, 2 * LOCK_MS, 600_000]), looked=st.booleans())
+    def advance(self, ms: int, looked: bool) -> None:
+        """Time passes; perhaps somebody looks for lapsed locks then."""
         self.run(advance(self.store, ms))
+        if looked:
+            self.recover()
 
-    @rule()
     def recover(self) -> None:
         recovered = self.run(self.store.recover([QUEUE], max_stalled=MAX_STALLED, interval_ms=INTERVAL_MS))
         self.operations = {"recover"}
 
-        moved = {job.new.id: job.deferred for job in self.model.recover()}
+        moved = {job.id: "stalled" in job.deferred for job in self.model.recover()}
         assert {ref.id for ref in recovered.requeued + recovered.deferred} == set(moved)
         assert {ref.id for ref in recovered.deferred} == {job_id for job_id, deferred in moved.items() if deferred}
 
     # ---------------------------------------------------------------- steps that seldom meet in a short history
 
-    @rule(kind=outcomes)
-    def work(self, kind: str) -> None:
-        """A worker takes a job and settles it."""
-        self.claim("w1", 1)
-        self.every_job_is_what_it_must_be()
-        if self.claims:
-            self.settle(0, kind)
-
-    @rule(ms=st.sampled_from([LOCK_MS - 1, 2 * LOCK_MS]))
-    def recover_later(self, ms: int) -> None:
-        """Some time after the last claims, somebody looks."""
-        self.advance(ms)
-        self.recover()
+    @rule(kinds=st.lists(outcomes, min_size=1, max_size=4))
+    def work(self, kinds: list[str]) -> None:
+        """A worker takes one job after the other and settles each."""
+        for kind in kinds:
+            held = len(self.claims)
+            self.claim("w1", 1)
+            self.every_job_is_what_it_must_be()
+            if len(self.claims) > held:
+                self.settle(0, kind)
+                self.every_job_is_what_it_must_be()
 
     @rule(passed_on=st.booleans())
     def vanish(self, passed_on: bool) -> None:
@@ -494,7 +328,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.claim("w1", 1)
         for _ in range(2):
             self.every_job_is_what_it_must_be()
-            self.recover_later(2 * LOCK_MS)
+            self.advance(2 * LOCK_MS, looked=True)
         self.every_job_is_what_it_must_be()
         if passed_on:
             self.claim("w2", 3)
@@ -502,100 +336,146 @@ class QueueMachine(RuleBasedStateMachine):
     # ---------------------------------------------------------------- by hand
 
     @precondition(lambda self: self.model.jobs)
-    @rule(pick=picks)
-    def promote(self, pick: int) -> None:
-        job = self.any_job(pick)
-        assert job is not None
+    @rule(verb=verbs, pick=picks)
+    def change(self, verb: str, pick: int) -> None:
+        """Somebody changes one job, mostly one that can be changed so."""
+        jobs = [job for job in self.model.jobs.values() if self._suits(verb, job)] or [*self.model.jobs.values()]
+        job = jobs[pick % len(jobs)]
+        self.operations = {verb.split()[0]}
+        match verb:
+            case "promote":
+                self._promote(job)
+            case "retry":
+                self.retry(job, reset=False)
+            case "retry anew":
+                self.retry(job, reset=True)
+            case "remove":
+                self._remove(job)
+            case _:
+                self._cancel(job)
+
+    def _suits(self, verb: str, job: Job) -> bool:
+        match verb:
+            case "promote":
+                return job.state is State.DELAYED
+            case "retry" | "retry anew":
+                return job.state in FINISHED
+            case "remove":
+                return True
+            case _:
+                return job.state not in FINISHED
+
+    def _promote(self, job: Job) -> None:
         delayed = job.state is State.DELAYED
 
-        answer = self.run(self.store.promote([self.ref(job.new.id)]))
+        answer = self.run(self.store.promote([self.ref(job.id)]))
 
-        self.operations = {"promote"}
         assert answer == [Answer.DONE if delayed else Answer.WRONG_STATE]
         if delayed:
-            self.forget_claims_of(job.new.id)
+            self.forget_claims_of(job.id)
             self.model.stand(job)
 
-    @precondition(lambda self: self.model.jobs)
-    @rule(pick=picks, reset=st.booleans())
-    def retry(self, pick: int, reset: bool) -> None:
-        finished = self.model.of(*FINISHED)
-        job = finished[pick % len(finished)] if finished else self.any_job(pick)
-        assert job is not None
+    def retry(self, job: Job, *, reset: bool) -> None:
+        finished = job.state in FINISHED
 
-        answer = self.run(self.store.retry([self.ref(job.new.id)], reset_attempts=reset))
+        answer = self.run(self.store.retry([self.ref(job.id)], reset_attempts=reset))
 
-        self.operations = {"retry"}
         assert answer == [Answer.DONE if finished else Answer.WRONG_STATE]
         if finished:
-            self.forget_claims_of(job.new.id)
-            if reset:
-                job.made = job.started = job.stalled = 0
-            self.model.stand(job, front=job.new.options.lifo and not job.priority)
+            self.forget_claims_of(job.id)
+            self.model.retry(job, reset=reset)
 
-    @precondition(lambda self: self.model.jobs)
-    @rule(pick=picks)
-    def remove(self, pick: int) -> None:
-        job = self.any_job(pick)
-        assert job is not None
-        locked = job.state is State.ACTIVE and job.locked_until_ms > self.clock.now_ms()
+    def _remove(self, job: Job) -> None:
+        family = self.model.family(job)
+        locked = any(one.state is State.ACTIVE and one.locked_until_ms > self.clock.now_ms() for one in family)
+        awaited = self.model.is_awaited(job)
 
-        answer = self.run(self.store.remove([self.ref(job.new.id)]))
+        answer = self.run(self.store.remove([self.ref(job.id)]))
 
+        assert answer == [Answer.WRONG_STATE if awaited else Answer.LOCKED if locked else Answer.DONE]
+        if answer == [Answer.DONE]:
+            self._gone(reversed(family))
+
+    def _cancel(self, job: Job) -> None:
+        reason = self.draw("reason")
+        expected = Answer.LOCKED if job.state is State.ACTIVE else Answer.DONE
+        if job.state in FINISHED or self.model.is_awaited(job):
+            expected = Answer.WRONG_STATE
+
+        answer = self.run(self.store.cancel([self.ref(job.id)], reason))
+
+        assert answer == [expected]
+        if expected is Answer.DONE:
+            self.forget_claims_of(job.id)
+            self.model.finish(job, State.FAILED, reason)
+
+    @rule(paused=st.sampled_from([False, False, False, True]), concurrency=st.sampled_from([None, None, 1, 2]))
+    def configure(self, paused: bool, concurrency: int | None) -> None:
+        """Somebody pauses or resumes the queue, or sets how many may run; and a worker asks for more than that."""
+        if paused != self.model.paused:
+            self.run(self.store.pause(QUEUE) if paused else self.store.resume(QUEUE))
+        else:
+            self.run(self.store.configure(QUEUE, QueueSettings(paused=paused, concurrency=concurrency)))
+            self.model.concurrency = concurrency
+        self.model.paused = paused
+        self.claim("w1", 3)
+
+    @rule(
+        state=st.sampled_from([State.WAITING, State.DELAYED, State.COMPLETED, State.FAILED, State.ACTIVE]),
+        limit=st.integers(1, 3),
+    )
+    def sweep(self, state: State, limit: int) -> None:
+        """Somebody removes many jobs at once: all that wait, or a few of those that run or have ended."""
         self.operations = {"remove"}
-        assert answer == [Answer.LOCKED if locked else Answer.DONE]
-        if not locked:
-            self._gone([job])
+        if state in PENDING:
+            self._drain(delayed=state is State.DELAYED)
+        else:
+            self._clean(state, limit)
 
-    @rule()
-    def pause(self) -> None:
-        self.run(self.store.pause(QUEUE))
-        self.model.paused = True
-
-    @rule()
-    def resume(self) -> None:
-        self.run(self.store.resume(QUEUE))
-        self.model.paused = False
-
-    @rule(concurrency=st.sampled_from([None, None, 1, 2]))
-    def configure(self, concurrency: int | None) -> None:
-        self.run(self.store.configure(QUEUE, QueueSettings(paused=self.model.paused, concurrency=concurrency)))
-        self.model.concurrency = concurrency
-
-    @rule(delayed=st.booleans())
-    def drain(self, delayed: bool) -> None:
+    def _drain(self, *, delayed: bool) -> None:
         states = (State.WAITING, State.PRIORITIZED, *((State.DELAYED,) if delayed else ()))
-        expected = self.model.of(*states)
+        expected = [job for job in self.model.of(*states) if not self.model.is_awaited(job)]
 
-        assert self.run(self.store.drain(QUEUE, delayed=delayed)) == len(expected)
+        drained = self.run(self.store.drain(QUEUE, delayed=delayed))
 
-        self.operations = {"remove"}
         self._gone(expected)
+        assert drained == len(expected) + self._released_and_gone()
 
-    @rule(state=st.sampled_from([State.COMPLETED, State.FAILED, State.ACTIVE]), limit=st.integers(1, 3))
-    def clean(self, state: State, limit: int) -> None:
+    def _released_and_gone(self) -> int:
+        """How many parents have gone with their children. Whether those go too that a drain releases is nobody's promise."""
+        count = 0
+        for parent in self.model.released:  # which grows meanwhile
+            [record] = self.run(self.store.get([self.ref(parent.id)]))
+            if record is None and parent.id in self.model.jobs:
+                self._gone([parent])
+                count += 1
+        return count
+
+    def _clean(self, state: State, limit: int) -> None:
         cleaned = self.run(self.store.clean(QUEUE, state, grace_ms=0, limit=limit))
 
-        self.operations = {"remove"}
         candidates = [
             job
             for job in self.model.of(state)
-            if state is not State.ACTIVE or job.locked_until_ms <= self.clock.now_ms()
+            if (state is not State.ACTIVE or job.locked_until_ms <= self.clock.now_ms())
+            and not self.model.is_awaited(job)
         ]
-        assert len(cleaned) == min(limit, len(candidates))
-        assert cleaned == [job.new.id for job in candidates[:limit]]
-        self._gone([self.model.jobs[job_id] for job_id in cleaned])
+        gone = [job for job in candidates if job.id in cleaned]
+        assert len(gone) == len(cleaned) == min(limit, len(candidates))
+        assert [job.rank[0] for job in gone] == [job.rank[0] for job in candidates[:limit]]
+        self._gone(gone)
 
-    def _gone(self, jobs: list[Job]) -> None:
+    def _gone(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
-            del self.model.jobs[job.new.id]
-            self.forget_claims_of(job.new.id)
+            self.model.remove(job)
+            self.forget_claims_of(job.id)
 
     # ---------------------------------------------------------------- comparing
 
     @invariant()
     def every_job_is_what_it_must_be(self) -> None:
-        ids = sorted({new.id for new in self.news})
+        self.known |= self.model.jobs.keys()
+        ids = sorted(self.known)
         records = self.run(self.store.get([self.ref(job_id) for job_id in ids]))
         there: dict[str, State] = {}
         for job_id, record in zip(ids, records, strict=True):
@@ -608,13 +488,18 @@ class QueueMachine(RuleBasedStateMachine):
                 there[job_id] = record.state
         for job_id in ids:
             self._check_move(self.seen.get(job_id), there.get(job_id))
-        self.seen, self.operations = there, set()
+        self.seen, self.operations, self.model.besides = there, set(), set()
+        self.model.released.clear()
 
     def _check_record(self, record: JobRecord, job: Job) -> None:
         assert record.kept
         assert record.state is job.state
         assert (record.attempts_made, record.attempts_started, record.stalled) == (job.made, job.started, job.stalled)
         assert record.data == job.new.data
+        assert record.schedule == job.schedule
+        assert record.pending_children == job.pending
+        if job.parent in self.model.jobs or job.parent is None:
+            assert (None if record.parent is None else record.parent.ref.id) == job.parent
         if job.state is State.DELAYED:
             assert record.due_at_ms == job.due_at_ms
         if job.state is State.ACTIVE:
@@ -634,17 +519,27 @@ class QueueMachine(RuleBasedStateMachine):
         assert record is None or not record.kept
 
     def _check_move(self, before: State | None, after: State | None) -> None:
-        legal = before == after or any(Move(operation, before, after) in MOVES for operation in self.operations)
-        assert legal, f"{sorted(self.operations)} took a job from {before} to {after}"
+        operations = self.operations | self.model.besides
+        legal = before == after or any(Move(operation, before, after) in MOVES for operation in operations)
+        assert legal, f"{sorted(operations)} took a job from {before} to {after}"
 
     @invariant()
     def each_job_stands_once_and_in_its_order(self) -> None:
         [*summaries] = self.run(self.store.summaries([QUEUE]))
         counts = dict(summaries[0].counts) if summaries else {}
         for state in State:
-            expected = [job.new.id for job in self.model.of(state)]
+            expected = [job.id for job in self.model.of(state)]
             assert counts.get(state, 0) == len(expected), f"{state}: counted {counts.get(state, 0)} of {len(expected)}"
-            assert self._found(state) == expected
+            found = self._found(state)
+            if state in (State.WAITING_CHILDREN, *FINISHED):
+                assert self._timed(found) == self._timed(expected)
+            else:
+                assert found == expected, f"{state}: {found}, and not {expected}"
+
+    def _timed(self, ids: list[str]) -> list[tuple[int, list[str]]]:
+        """Jobs that wait or have ended, by time. Their order within a millisecond is nobody's promise."""
+        by_time = itertools.groupby(ids, lambda job_id: self.model.jobs[job_id].finished_at_ms)
+        return [(at_ms, sorted(some)) for at_ms, some in by_time]
 
     def _found(self, state: State) -> list[str]:
         ids: list[str] = []

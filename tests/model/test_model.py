@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from redis import Redis
 
-from model.machine import run_histories
+from model.histories import run_histories
 from sizes import size
 from toril.clock import TurnedClock
 from toril.store import Store

@@ -7,7 +7,26 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, assert_type
 
-from toril import App, Backoff, Call, Context, Delay, Job, Keep, Throttle, inject
+from toril import (
+    App,
+    Backoff,
+    Call,
+    Context,
+    Deduplication,
+    Delay,
+    Flow,
+    Job,
+    JobScheduler,
+    Keep,
+    QueueEvents,
+    Throttle,
+    chain,
+    cron,
+    every,
+    group,
+    inject,
+)
+from toril.events import Failed, JobEvent
 from toril.handlers import AsyncHandler, SyncHandler
 
 app = App("sqlite://:memory:", attempts=3, keep_failed=timedelta(days=7))
@@ -162,10 +181,41 @@ def _context() -> Context:
     raise NotImplementedError
 
 
+# ------------------------------------------------------------------ flows, schedules, events
+
+
+@email.handler("report", schedule=cron("0 9 * * *", tz="Europe/Berlin"))
+async def report() -> None: ...
+
+
+@email.on(Failed)
+async def failed(event: Failed) -> None:
+    assert_type(event.reason, str)
+
+
+async def together() -> None:
+    assert_type(await welcome.schedule("weekly-ada", cron("0 9 * * 1"), "u1", address="a"), JobScheduler)
+    assert_type(
+        await welcome.options(priority=1).schedule("hourly", every(3600), user_id="u1", address="a"), JobScheduler
+    )
+    welcome.declare_schedule("daily-ada", every(timedelta(days=1)), "u1", "a")
+    flow = welcome.call("u1", "a").after(digest.call("monday"), resize.call(1, height=2))
+    assert_type(await app.flow(flow), Flow)
+    assert_type(await app.flow(chain(group(digest.call("monday")), welcome.call("u1", "a"))), Flow)
+    assert_type(await email.deduplicated("import"), Job[Any] | None)
+    await welcome.options(deduplication=Deduplication.throttle("u1", 60)).add("u1", "a")
+    async for event in QueueEvents("email", app.store):
+        assert_type(event, JobEvent)
+
+
 # ------------------------------------------------------------------ what is wrong
 
 
 async def wrong() -> None:
+    await welcome.schedule("weekly", cron("0 9 * * 1"), 1, address="a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    welcome.declare_schedule("daily", every(60), "u1")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await app.flow("welcome")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    email.on(Failed)(lambda: None)  # type: ignore[arg-type, misc]  # pyright: ignore[reportArgumentType]
     await welcome.add()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await welcome.add(user_id="u1")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await welcome.add(user_id=1, address="a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

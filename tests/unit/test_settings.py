@@ -129,13 +129,23 @@ def test_a_file_that_was_named_serves_in_production_and_an_implicit_one_in_devel
 # ------------------------------------------------------------------ switches and words
 
 
-@pytest.mark.claim("A-28", "A-29")
+@pytest.mark.claim("A-28")
 @pytest.mark.parametrize("environment", ["development", "production"])
-def test_workers_and_scheduler_are_on_in_both_environments(environment: str, tmp_path: Path) -> None:
+def test_workers_are_on_in_both_environments(environment: str, tmp_path: Path) -> None:
     settings = load(tmp_path, {"TORIL_ENV": environment})
 
-    assert (settings.enable_workers, settings.enable_scheduler) == (True, True)
+    assert settings.enable_workers
     assert settings.workers_off() is None
+
+
+@pytest.mark.claim("A-29")
+@pytest.mark.parametrize(("environment", "on"), [("development", False), ("production", True)])
+def test_schedules_that_code_declares_are_put_in_production_unless_told_otherwise(
+    environment: str, on: bool, tmp_path: Path
+) -> None:
+    assert load(tmp_path, {"TORIL_ENV": environment}).enable_scheduler is on
+    other = {"TORIL_ENV": environment, "ENABLE_SCHEDULER": str(not on)}
+    assert load(tmp_path, other).enable_scheduler is not on
 
 
 @pytest.mark.parametrize("word", ["false", "0", "no", "off", "FALSE", "Off"])

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from pathlib import Path
 
 import pytest
 
 from conformance.given import soon
-from toril import App, ConfigError, Queue, Worker
+from toril import App, ConfigError, Queue, QueueSettings, Worker, cron
 from toril.errors import StoreUnavailable
-from toril.model import Finding
+from toril.model import Finding, WorkerInfo
 from toril.settings import Settings
 from toril.store import Store
+from toril.worker import preflight
+from toril.worker.outage import Outage
 from worker.stage import WatchedStore, at_work, handlers, quiet, running, turn
 
 EVICTS = Finding("error", "redis://h", "it throws away jobs", "set maxmemory-policy to noeviction")
@@ -106,6 +109,89 @@ async def test_a_look_that_fails_for_any_reason_does_not_end_the_worker(
         await soon((await queue.add("work")).result())
 
     assert said(caplog) == [(logging.WARNING, "how the store is set up could not be looked at: oops")]
+
+
+# ------------------------------------------------------------------ Node's workers
+
+
+class Shared(SetUp):
+    """A store on which a worker of Node serves a queue, too."""
+
+    async def workers(self) -> list[WorkerInfo]:
+        if self.away:
+            raise StoreUnavailable("the line is cut")
+        return [WorkerInfo("10.0.0.7:4711", "renderer", "10.0.0.7", 0, {"email": 1}, 0, 0, 30_000)]
+
+
+PASSED_OVER = (
+    "queue email: Node's worker renderer serves it too, and Node passes over what it does not know: "
+    'missed="skip" of schedule daily; max_waiting (let Toril\'s workers alone serve it, or do without these)'
+)
+
+
+@pytest.fixture
+async def asking(store: Store, queue: Queue) -> None:
+    """A queue that is asked for what Node does not know."""
+    await queue.configure(QueueSettings(max_waiting=10))
+    await queue.schedule("daily", cron("0 9 * * *", missed="skip"))
+
+
+def outage_of(store: Store) -> Outage:
+    return Outage(store.clock, random.Random(1))
+
+
+@pytest.mark.usefixtures("asking")
+async def test_what_nodes_workers_pass_over_is_logged_a_line_a_queue(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    await preflight.tell_peers(Shared(store).as_store, ["email", "other"], outage_of(store))
+
+    assert said(caplog) == [(logging.WARNING, PASSED_OVER)]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.usefixtures("asking")
+async def test_a_worker_says_at_its_start_what_nodes_pass_over(
+    strict: bool, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with at_work(Shared(store).as_store, work, strict=strict):
+        await quiet(store)
+
+    assert said(caplog) == [(logging.WARNING, PASSED_OVER)]
+
+
+@pytest.mark.usefixtures("asking")
+async def test_without_nodes_workers_nothing_is_said(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    await preflight.tell_peers(store, ["email"], outage_of(store))
+
+    assert said(caplog) == []
+
+
+@pytest.mark.usefixtures("asking")
+async def test_nodes_workers_are_looked_for_when_the_store_is_back(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = Shared(store)
+    away.away = True
+
+    looking = asyncio.create_task(preflight.tell_peers(away.as_store, ["email"], outage_of(store)))
+    await turn(store, 1_000)
+    assert said(caplog) == []
+    away.away = False
+    await turn(store, 2_000)
+    await soon(looking)
+
+    assert said(caplog) == [(logging.WARNING, PASSED_OVER)]
+
+
+async def test_a_look_for_nodes_workers_that_fails_ends_nothing(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(SetUp):
+        async def workers(self) -> list[WorkerInfo]:
+            raise ZeroDivisionError("oops")
+
+    await preflight.tell_peers(Broken(store).as_store, ["email"], outage_of(store))
+
+    assert said(caplog) == [(logging.WARNING, "Node's workers could not be looked for: oops")]
 
 
 # ------------------------------------------------------------------ a strict one

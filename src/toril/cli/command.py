@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,6 +69,12 @@ class Call:
         finally:
             await store.close()
 
+    def agreed(self, question: str) -> bool:
+        """Ask, and say whether the answer is yes."""
+        self.screen.line(f"{question} [y/N]")
+        self.screen.flush()
+        return self.stdin.readline().strip().lower() in ("y", "yes")
+
     def json_argument(self, text: str, what: str) -> Any:
         """The value of an argument that is JSON, or `-` for JSON on the standard input."""
         given = self.stdin.read() if text == "-" else text
@@ -83,24 +89,58 @@ class Call:
 Run = Callable[[Call], int | Awaitable[int]]
 
 
+class Parser(argparse.ArgumentParser):
+    """The parser of a command; one with actions puts in the usual one where none is named."""
+
+    usual: str | None = None
+    actions: Collection[str] = ()
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride] - it takes what each of the overloads takes
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        words = list(args or ())
+        if self.usual is not None and not {"-h", "--help", *self.actions}.intersection(words):
+            words.insert(0, self.usual)
+        return super().parse_known_args(words, namespace)
+
+
 class Commands:
     """The subcommands of a parser. All take the options that hold everywhere, before or after their name."""
 
-    def __init__(self, parser: argparse.ArgumentParser, everywhere: argparse.ArgumentParser) -> None:
-        self._subparsers = parser.add_subparsers(metavar="COMMAND", dest="command", title="commands")
+    def __init__(
+        self,
+        parser: argparse.ArgumentParser,
+        everywhere: Parser,
+        *,
+        metavar: str = "COMMAND",
+        dest: str = "command",
+    ) -> None:
+        self._subparsers = parser.add_subparsers(
+            metavar=metavar, dest=dest, title=f"{metavar.lower()}s", parser_class=Parser
+        )
         self._everywhere = everywhere
 
     def add(self, name: str, run: Run, summary: str, description: str = "") -> argparse.ArgumentParser:
         """Add a command; returns its parser."""
-        parser = self._subparsers.add_parser(
+        parser = self._add(name, summary, description)
+        parser.set_defaults(run=run)
+        return parser
+
+    def group(self, name: str, usual: str, summary: str, description: str = "") -> Commands:
+        """Add a command that has actions of its own; `usual` is the one that is meant when none is named."""
+        parser = self._add(name, summary, description)
+        actions = Commands(parser, self._everywhere, metavar="ACTION", dest="action")
+        parser.usual, parser.actions = usual, actions._subparsers.choices
+        return actions
+
+    def _add(self, name: str, summary: str, description: str) -> Parser:
+        return self._subparsers.add_parser(
             name,
             help=summary,
             description=description or f"{summary[0].upper()}{summary[1:]}.",
             parents=[self._everywhere],
             allow_abbrev=False,
         )
-        parser.set_defaults(run=run)
-        return parser
 
 
 def exists(store: Store) -> bool:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from toril import peers
 from toril.app import App, AppQueue
 from toril.cli.command import NOT_FOUND, OK, Call, Commands, exists, load_app
+from toril.cli.flow import retrying
 from toril.cli.output import Screen, counted
 from toril.cli.status import ready, serving
 from toril.cli.times import ago, duration
 from toril.errors import ConfigError, StoreError, TorilError
-from toril.model import Finding, JobRecord, QueueSummary, WorkerInfo
+from toril.flow import blocked
+from toril.model import Finding, JobRecord, JobRef, QueueSummary, ScheduleRecord, WorkerInfo
 from toril.options import Backoff, resolve
 from toril.places import connect
+from toril.schedule import heal, is_broken
 from toril.settings import Settings
 from toril.states import State
 from toril.store import Store
@@ -48,14 +52,14 @@ async def run(call: Call) -> int:
     if store is None:
         return _ended(call, told)
     try:
-        return await _examined(call, store, told)
+        return await _examined(call, store, app, told)
     finally:
         await store.close()
 
 
-async def _examined(call: Call, store: Store, told: Sequence[Finding]) -> int:
+async def _examined(call: Call, store: Store, app: App | None, told: Sequence[Finding]) -> int:
     """Look, and if asked mend and look again."""
-    findings = [*told, *await _store_findings(store)]
+    findings = [*told, *await _store_findings(store, app)]
     if not call.args.repair:
         return _ended(call, findings)
     if not call.args.json:
@@ -63,11 +67,11 @@ async def _examined(call: Call, store: Store, told: Sequence[Finding]) -> int:
         if not any(finding.mendable for finding in findings):
             call.screen.line("There is nothing that could be mended.")
             return _code(findings)
-        if not call.args.yes and not _agreed(call):
+        if not call.args.yes and not call.agreed("Mend what can be mended? Jobs go on meanwhile."):
             call.screen.line("Nothing was changed.")
             return _code(findings)
-    repaired = await store.repair()
-    left = [*told, *await _store_findings(store)]
+    repaired = [*await store.repair(), *await _healed(store)]
+    left = [*told, *await _store_findings(store, app)]
     if call.args.json:
         call.screen.json({"findings": left, "repaired": repaired})
         return _code(left)
@@ -75,12 +79,6 @@ async def _examined(call: Call, store: Store, told: Sequence[Finding]) -> int:
         call.screen.line(f"{call.screen.state('ok')}  {finding.about}: {finding.message}")
     _print(call.screen, [finding for finding in left if finding.level != "ok"])
     return _code(left)
-
-
-def _agreed(call: Call) -> bool:
-    call.screen.line("Mend what can be mended? Jobs go on meanwhile. [y/N]")
-    call.screen.flush()
-    return call.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _ended(call: Call, findings: Sequence[Finding]) -> int:
@@ -166,17 +164,17 @@ def _store(settings: Settings, app: App | None, told: list[Finding]) -> Store | 
     return store
 
 
-async def _store_findings(store: Store) -> list[Finding]:
+async def _store_findings(store: Store, app: App | None) -> list[Finding]:
     """What its own look shows, and what its queues and workers do; as far as damage lets it be seen."""
     about, findings = f"{store.kind} {store.place}", list[Finding]()
     try:
         findings += await store.check()
-        return await _at_work(store, about, findings)
+        return await _at_work(store, app, about, findings)
     except StoreError as error:
         return [*findings, Finding("error", about, str(error))]
 
 
-async def _at_work(store: Store, about: str, checked: Sequence[Finding]) -> list[Finding]:
+async def _at_work(store: Store, app: App | None, about: str, checked: Sequence[Finding]) -> list[Finding]:
     workers, summaries = await store.workers(), await store.summaries()
     now_ms = store.clock.now_ms()
     findings = [finding for worker in workers for finding in _worker_findings(worker, now_ms)]
@@ -185,6 +183,11 @@ async def _at_work(store: Store, about: str, checked: Sequence[Finding]) -> list
         if summary.counts.get(State.ACTIVE):
             active = (await store.find(summary.name, State.ACTIVE, limit=LAPSED_LOOKED_AT)).items
         findings += queue_findings(summary, workers, active, now_ms)
+        if summary.counts.get(State.WAITING_CHILDREN):
+            findings += blocked_findings(summary.name, await blocked(store, summary.name))
+    findings += [finding for record in await store.schedules() for finding in schedule_findings(record, now_ms)]
+    declared = {} if app is None else {queue.name: resolve(queue.defaults, now_ms) for queue in app.queues.values()}
+    findings += await peers.check(store, workers, [summary.name for summary in summaries], declared)
     seen = f"{counted(len(summaries), 'queue')}, {counted(len(workers), 'worker')} seen"
     return [Finding("ok", about, f"it can be reached: {seen}"), *checked, *findings]
 
@@ -212,6 +215,36 @@ def queue_findings(
         message = f"it is full: {waiting:,} wait and {full:,} are admitted, so that adds are refused"
         findings.append(Finding("warning", about, message, "add workers, or raise max_waiting"))
     return findings
+
+
+def blocked_findings(queue: str, blocked: Sequence[tuple[JobRef, JobRef]]) -> list[Finding]:
+    """Parents of a queue that would wait for ever."""
+    if not blocked:
+        return []
+    parent, child = blocked[0]
+    waiting = counted(len({parent for parent, _ in blocked}), "job waits", "jobs wait")
+    message = f"{waiting} for {'a child that has' if len(blocked) == 1 else 'children that have'} failed: {parent} for {child}"
+    message += f", and {len(blocked) - 1:,} more such" if len(blocked) > 1 else ""
+    cure = f"{retrying([child for _, child in blocked])}; `toril flow {parent}` shows what waits"
+    return [Finding("warning", f"queue {queue}", message, cure)]
+
+
+def schedule_findings(record: ScheduleRecord, now_ms: int) -> list[Finding]:
+    """What is wrong with a schedule."""
+    if not is_broken(record, now_ms):
+        return []
+    message = "it has no run to come, and stands still"
+    return [Finding("error", _about(record), message, "`toril doctor --repair` makes its next run", mendable=True)]
+
+
+async def _healed(store: Store) -> list[Finding]:
+    """Give schedules without a run to come their next one."""
+    healed = [record for record in await store.schedules() if await heal(store, record)]
+    return [Finding("ok", _about(record), "it had no run to come: it has one again") for record in healed]
+
+
+def _about(record: ScheduleRecord) -> str:
+    return f"schedule {record.schedule.id} of queue {record.schedule.queue}"
 
 
 def _worker_findings(worker: WorkerInfo, now_ms: int) -> list[Finding]:

@@ -173,6 +173,7 @@ def _print_record(screen: Screen, record: JobRecord, now_ms: int) -> None:
         "lock until": record.locked_until_ms and moment(record.locked_until_ms, now_ms),
         "priority": record.priority or None,
         "parent": record.parent and str(record.parent.ref),
+        "schedule": record.schedule,
         "pending": counted(record.pending_children, "child", "children") if record.pending_children else None,
         "reason": record.reason or record.deferred,
         "options": ", ".join(said(record.options)) or None,

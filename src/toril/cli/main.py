@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Any, TextIO, cast
 
 from toril import __version__
-from toril.cli import backoff, config, demo, doctor, jobs, status, why, worker
-from toril.cli.command import INTERRUPTED, NOT_FOUND, OK, UNAVAILABLE, USAGE, Call, Commands, NothingThere, Run
+from toril.cli import backoff, config, demo, doctor, flow, jobs, schedules, status, why, worker
+from toril.cli.command import INTERRUPTED, NOT_FOUND, OK, UNAVAILABLE, USAGE, Call, Commands, NothingThere, Parser, Run
 from toril.cli.output import Screen
 from toril.errors import ConfigError, InvalidJob, StoreError, TorilError
 from toril.settings import mask_text
@@ -94,15 +94,15 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"toril {__version__}")
     commands = Commands(parser, _everywhere(default=argparse.SUPPRESS))
-    for module in (worker, status, jobs, why, doctor, config, backoff):
+    for module in (worker, status, jobs, flow, schedules, why, doctor, config, backoff):
         module.add_to(commands)
     demo.add_to(commands, asked="demo" in arguments)
     return parser
 
 
-def _everywhere(*, default: Any) -> argparse.ArgumentParser:
+def _everywhere(*, default: Any) -> Parser:
     """Options that every command takes. After the command's name they override those before it."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = Parser(add_help=False)
     flag = False if default is None else default
     group = parser.add_argument_group("everywhere")
     group.add_argument(

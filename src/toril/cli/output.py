@@ -21,6 +21,8 @@ STATE_COLOURS: Final = {
     "completed": "green",
     "failed": "red",
     "delayed": "yellow",
+    "paused": "yellow",
+    "broken": "red",
     "ok": "green",
     "warning": "yellow",
     "error": "red",
@@ -59,6 +61,14 @@ class Screen:
         """Print text that has lines of its own, as it is."""
         for row in text.splitlines():
             self._print(self._out, " " * indent + printable(row))
+
+    def drawn(self, text: str, state: str = "", *, after: str = "") -> None:
+        """Print a line of a drawing, cut to the width; the `state` that stands `after` something gets its colour."""
+        line = printable(text)
+        cut = _cut(line, self._width or len(line))
+        before, found, rest = cut.partition(f"{printable(after)} {state}")
+        tinted = found.removesuffix(state) + self.state(state) if found else ""
+        self._print(self._out, before + tinted + rest)
 
     def remark(self, text: str) -> None:
         """Say something beside the answer."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from toril.cli.command import NOT_FOUND, OK, Call, Commands, job_ref, place_of
+from toril.cli.flow import retrying
 from toril.cli.jobs import no_queue
 from toril.cli.output import counted
+from toril.cli.schedules import standing, when
 from toril.cli.status import ready
 from toril.cli.times import ago, duration, moment, until
-from toril.model import Child, JobRecord, JobRef, QueueSummary, WorkerInfo
-from toril.states import State
+from toril.model import Child, JobRecord, JobRef, QueueSummary, ScheduleRecord, WorkerInfo
+from toril.options import ChildPolicy
+from toril.schedule import look
+from toril.states import FINISHED, State
 from toril.store import Store
 
 PAGE = 500
@@ -29,6 +33,10 @@ class View:
     workers: Sequence[WorkerInfo] = ()  # those that serve its queue
     ahead: int | None = None  # jobs that run before it; None where more than MOST_AHEAD do
     children: Sequence[Child] = ()
+    failed: Mapping[JobRef, JobRecord] = field(default_factory=dict[JobRef, JobRecord])  # of the children
+    parent: JobRecord | None = None
+    schedule: ScheduleRecord | None = None  # whose run it is
+    owner: JobRef | None = None  # of its deduplication id
     workers_off: str | None = None
 
 
@@ -64,12 +72,20 @@ async def _unknown(store: Store, ref: JobRef) -> list[str]:
 
 async def _view(store: Store, record: JobRecord, workers_off: str | None) -> View:
     (summary,) = await store.summaries([record.ref.queue])
+    children = await store.children(record.ref) if record.state is State.WAITING_CHILDREN else []
+    known = await store.get([child.ref for child in children if child.state == "pending"]) if children else []
+    parent = None if record.parent is None else (await store.get([record.parent.ref]))[0]
+    rule = record.options.deduplication
     return View(
         now_ms=store.clock.now_ms(),
         queue=summary,
         workers=[worker for worker in await store.workers() if record.ref.queue in worker.queues],
         ahead=await _ahead(store, record, summary),
-        children=await store.children(record.ref) if record.state is State.WAITING_CHILDREN else (),
+        children=children,
+        failed={child.ref: child for child in known if child is not None and child.state is State.FAILED},
+        parent=parent,
+        schedule=None if record.schedule is None else await look(store, record.ref.queue, record.schedule),
+        owner=None if rule is None else await store.owner(record.ref.queue, rule.id),
         workers_off=workers_off,
     )
 
@@ -97,6 +113,11 @@ async def _ahead(store: Store, record: JobRecord, summary: QueueSummary) -> int 
 
 def explain(record: JobRecord, view: View) -> list[str]:
     """Why a job is where it is, and the next step where there is one."""
+    around = [*_run_of(record, view), *_deduplicating(record, view), *_child(record, view)]
+    return [*_standing(record, view), *around]
+
+
+def _standing(record: JobRecord, view: View) -> list[str]:
     match record.state:
         case State.WAITING | State.PRIORITIZED:
             return _waiting(record, view)
@@ -187,7 +208,10 @@ def _delayed(record: JobRecord, view: View) -> list[str]:
             f"is delayed{cause}, and was due {moment(due_ms, view.now_ms)}: the next worker that looks takes it up.",
         ),
         *_tried(record),
-        *(_hindrances(record, view) or [f"{counted(ready(view.queue), 'job')} of its queue are ready to run."]),
+        *(
+            _hindrances(record, view)
+            or [f"{counted(ready(view.queue), 'job of its queue is', 'jobs of its queue are')} ready to run."]
+        ),
     ]
 
 
@@ -216,16 +240,74 @@ def _active(record: JobRecord, view: View) -> list[str]:
 
 
 def _waiting_children(record: JobRecord, view: View) -> list[str]:
-    pending = [child for child in view.children if child.state == "pending"]
-    failed = [child for child in view.children if child.state == "failed"]
-    total = len(view.children)
-    said = [_is(record, f"waits for its children: {len(pending)} of {total} have not ended.")]
+    failed = {child.ref: child.reason for child in view.children if child.state == "failed"}
+    failed |= {ref: child.reason for ref, child in view.failed.items()}
+    pending = [child.ref for child in view.children if child.state == "pending" and child.ref not in failed]
+    total, waits = len(view.children), len(pending) + len(failed)
+    said = [_is(record, f"waits for its children: it has {total:,}, and waits for {waits:,} of them.")]
     if pending:
-        said.append(f"Pending: {_listed([str(child.ref) for child in pending])}.")
+        said.append(f"Pending: {_listed([str(ref) for ref in pending])}.")
     if failed:
-        reasons = [f"{child.ref} ({child.reason or 'no reason given'})" for child in failed]
-        said.append(f"Failed: {_listed(reasons)}; it waits until they are retried or removed.")
-    return said
+        reasons = [f"{ref} ({_short(reason or 'no reason given')})" for ref, reason in failed.items()]
+        they_are = "it is" if len(failed) == 1 else "they are"
+        said.append(f"Failed: {_listed(reasons)}; it waits until {they_are} retried or removed.")
+        said.append(f"{retrying(list(failed))}.")
+    return [*said, f"`toril flow {record.ref}` draws all of it."]
+
+
+def _run_of(record: JobRecord, view: View) -> list[str]:
+    """Which schedule made the job, and when that makes the next."""
+    if record.schedule is None:
+        return []
+    if view.schedule is None:
+        return [f"It is a run of the schedule {record.schedule!r}, which is gone: no other follows."]
+    schedule, stands = view.schedule.schedule, standing(view.schedule, view.now_ms)
+    said = f"run of the schedule {schedule.id!r} ({when(schedule.timing)})"
+    if view.schedule.iteration == record.ref and view.schedule.pending:
+        return [f"It is the next {said}; the one after it is made when it begins."]
+    if stands == "ok" and view.schedule.pending:
+        return [f"It is a {said}, whose next is {moment(view.schedule.next_at_ms, view.now_ms)}."]
+    following = {
+        "paused": f"is paused: `toril schedules resume {schedule.queue} {schedule.id}` lets it go on",
+        "broken": "has no run to come, though it should: `toril doctor --repair` makes it",
+        "over": "is over: no other follows",
+    }
+    return [f"It is a {said}, which {following.get(stands, 'has made no other yet')}."]
+
+
+def _deduplicating(record: JobRecord, view: View) -> list[str]:
+    """What becomes of other adds because of this job."""
+    rule = record.options.deduplication
+    if rule is None or view.owner != record.ref or record.state in FINISHED:
+        return []
+    said = f"It owns the deduplication id {rule.id!r}: adds under it are deduplicated"
+    if rule.replace and record.state is State.DELAYED:
+        return [f"{said}; one that debounces takes its place."]
+    if rule.ttl_ms is not None:
+        since = "the last of them" if rule.extend else "its own"
+        return [f"{said}, and make no other job, for {duration(rule.ttl_ms)} from {since}."]
+    return [f"{said}, and make no other job, until this one has ended."]
+
+
+def _child(record: JobRecord, view: View) -> list[str]:
+    """Which parent waits for the job, and what it would mean to that if the job failed."""
+    parent = record.parent
+    if parent is None or view.parent is None or view.parent.state is not State.WAITING_CHILDREN:
+        return []
+    if record.state is State.FAILED:
+        return [f"Its parent {parent.ref} waits for it."] if parent.policy is ChildPolicy.WAIT else []
+    if record.state is State.COMPLETED:
+        return []
+    return [f"Its parent {parent.ref} waits for it; if it fails, the parent {_FATES[parent.policy]}."]
+
+
+_FATES = {
+    ChildPolicy.WAIT: "goes on waiting until it is retried or removed",
+    ChildPolicy.FAIL: "fails too",
+    ChildPolicy.CONTINUE: "runs at once",
+    ChildPolicy.IGNORE: "runs all the same, once its other children have ended, and can ask for the reason",
+    ChildPolicy.REMOVE: "runs all the same, once its other children have ended",
+}
 
 
 def _completed(record: JobRecord, view: View) -> list[str]:

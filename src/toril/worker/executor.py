@@ -8,7 +8,7 @@ import contextvars
 import inspect
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -35,6 +35,7 @@ class Executor:
         rng: random.Random,
         running: Running,
         reports: Reports,
+        take_run: Callable[[Claim], Awaitable[Outcome | None]],
         give: Callable[[Settlement], None],
         freed: Callable[[str], None],
         threads: int,
@@ -44,6 +45,7 @@ class Executor:
         self._rng = rng
         self._running = running
         self._reports = reports
+        self._take_run = take_run
         self._give = give
         self._freed = freed
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="toril-handler")
@@ -88,6 +90,10 @@ class Executor:
 
     async def _outcome(self, run: Run) -> Outcome:
         claim = run.claim
+        if claim.schedule is not None:
+            outcome = await self._take_run(claim)
+            if outcome is not None:
+                return outcome
         if claim.deferred is not None:
             return Failed(claim.deferred)
         table = self._tables[claim.ref.queue]

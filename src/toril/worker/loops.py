@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from toril.errors import ConfigError
+from toril.events import Listeners
+from toril.flow import QueueOf
 from toril.handlers import HandlerTable
 from toril.ids import check_queue_name
-from toril.model import Claim, JobRef, Released, Settlement, WorkerInfo
+from toril.model import Claim, JobRef, Released, Schedule, Settlement, WorkerInfo
 from toril.options import RateLimit
 from toril.store import Store
 from toril.worker.announcer import Announcer
@@ -23,7 +26,9 @@ from toril.worker.recoverer import Recoverer
 from toril.worker.renewer import Renewer
 from toril.worker.reporter import Reports
 from toril.worker.running import Running
+from toril.worker.scheduler import Scheduler, taken
 from toril.worker.settler import Settler
+from toril.worker.teller import Teller
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +37,14 @@ MAX_THREADS = 64
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A queue that a worker serves: its handlers, how many at once, and its rate."""
+    """A queue that a worker serves: its handlers, how many at once, its rate, its schedules, and who is told of its jobs."""
 
     name: str
     handlers: HandlerTable = field(default_factory=HandlerTable)
     concurrency: int = 10
     limiter: RateLimit | None = None
+    schedules: tuple[Schedule, ...] = ()  # that code declares
+    listeners: Listeners = field(default_factory=Listeners)
 
     def __post_init__(self) -> None:
         check_queue_name(self.name)
@@ -57,6 +64,9 @@ class Terms:
     max_stalled: int
     grace_ms: int
     rng: random.Random
+    scheduler: bool
+    production: bool
+    queue_of: QueueOf
 
 
 class Loops:
@@ -68,19 +78,33 @@ class Loops:
         self.outage = Outage(clock, terms.rng)
         self.capacity = Capacity(terms.worker, terms.lock_ms, [(q.name, q.concurrency, q.limiter) for q in served])
         self.running = Running()
-        self.reports = Reports(store, self.outage)
+        self.reports = Reports(store, self.outage, terms.queue_of)
+        self.scheduler = (
+            Scheduler(
+                store,
+                names,
+                [schedule for queue in served for schedule in queue.schedules],
+                self.outage,
+                guarded=terms.production,
+            )
+            if terms.scheduler
+            else None
+        )
         self.executor = Executor(
             {queue.name: queue.handlers for queue in served},
             clock,
             terms.rng,
             self.running,
             self.reports,
+            functools.partial(taken, store, self.outage),
             self._give,
             self.capacity.freed,
             min(MAX_THREADS, sum(queue.concurrency for queue in served)),
         )
         start = self.executor.start
-        self.settler = Settler(store, self.capacity, self.running, start, self._give_back, self.outage)
+        listeners = {queue.name: queue.listeners for queue in served if queue.listeners}
+        self.teller = Teller(clock, listeners)
+        self.settler = Settler(store, self.capacity, self.running, start, self._give_back, self.teller, self.outage)
         self.claimer = Claimer(store, clock, terms.worker, self.capacity, start, self._give_back, self.outage)
         self.recoverer = Recoverer(
             store, clock, names, self.outage, max_stalled=terms.max_stalled, interval_ms=terms.stalled_interval_ms
@@ -96,6 +120,8 @@ class Loops:
         runs += [self.settler.run() for _ in range(self._lanes)]
         if renew:
             runs.append(self.renewer.run())
+        if self.scheduler is not None:
+            runs.append(self.scheduler.run())
         return [group.create_task(run) for run in runs]
 
     def hand_back(self) -> int:

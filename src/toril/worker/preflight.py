@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
+from toril import peers
 from toril.errors import ConfigError, StoreUnavailable
 from toril.model import Finding
-from toril.store import Inspector
+from toril.store import Inspector, Store
 from toril.worker.outage import Outage
 
 log = logging.getLogger(__name__)
@@ -17,9 +18,21 @@ log = logging.getLogger(__name__)
 async def tell(store: Inspector, outage: Outage) -> None:
     """Log what is wrong, a line each. Whatever happens here, the worker goes on."""
     try:
-        _log(await _looked_at(store, outage))
+        _log(await _looked_at("preflight", outage, store.preflight))
     except Exception as error:
         log.warning("how the store is set up could not be looked at: %s", error)
+
+
+async def tell_peers(store: Store, queues: Sequence[str], outage: Outage) -> None:
+    """Log what Node's workers on these queues do not honour, a line for each queue. Whatever happens here, the worker goes on."""
+    try:
+        _log(await _looked_at("peers", outage, lambda: _of_peers(store, queues)))
+    except Exception as error:
+        log.warning("Node's workers could not be looked for: %s", error)
+
+
+async def _of_peers(store: Store, queues: Sequence[str]) -> list[Finding]:
+    return await peers.check(store, await store.workers(), queues)
 
 
 async def refuse_unfit(store: Inspector, outage: Outage, stopping: asyncio.Event) -> None:
@@ -28,7 +41,7 @@ async def refuse_unfit(store: Inspector, outage: Outage, stopping: asyncio.Event
     Raises:
         ConfigError: something is wrong with it, by which jobs may be lost or never run.
     """
-    looking = asyncio.ensure_future(_looked_at(store, outage))
+    looking = asyncio.ensure_future(_looked_at("preflight", outage, store.preflight))
     stopped = asyncio.ensure_future(stopping.wait())
     try:
         await asyncio.wait((looking, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -46,15 +59,15 @@ def _refuse(findings: Sequence[Finding]) -> None:
     _log(findings)
 
 
-async def _looked_at(store: Inspector, outage: Outage) -> list[Finding]:
-    """What there is to say of the store, as soon as it can be reached."""
+async def _looked_at(who: str, outage: Outage, look: Callable[[], Awaitable[list[Finding]]]) -> list[Finding]:
+    """What a look at the store shows, as soon as it can be reached."""
     while True:
         try:
-            findings = await store.preflight()
+            findings = await look()
         except StoreUnavailable as error:
-            await outage.pause("preflight", error)
+            await outage.pause(who, error)
         else:
-            outage.over("preflight")
+            outage.over(who)
             return findings
 
 

@@ -6,9 +6,13 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Generator, Sequence
+from dataclasses import replace
+from typing import Any
 
 from toril.errors import StoreUnavailable
+from toril.flow import QueueOf, add_flows
+from toril.job import Call, Job
 from toril.model import Child, Claim, JobRef, Report
 from toril.store import Store
 from toril.worker.outage import Outage
@@ -42,8 +46,9 @@ class _Said:
 class Reports:
     """Gathers reports from the loop and from threads; one round trip is in flight at a time."""
 
-    def __init__(self, store: Store, outage: Outage) -> None:
+    def __init__(self, store: Store, outage: Outage, queue_of: QueueOf) -> None:
         self._store = store
+        self._queue_of = queue_of
         self._outage = outage
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
@@ -66,6 +71,11 @@ class Reports:
     async def children(self, ref: JobRef) -> list[Child]:
         """The children of a job."""
         return await self._store.children(ref)
+
+    async def add_children(self, ref: JobRef, calls: Sequence[Call]) -> list[Job[Any]]:
+        """Add children to a job, in its own queue where they name none."""
+        named = [replace(call, queue=call.queue or ref.queue) for call in calls]
+        return await add_flows(self._store, self._queue_of, named, parent=ref)
 
     async def settled(self, ref: JobRef) -> None:
         """Return when all that a job has said is recorded."""

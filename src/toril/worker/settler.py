@@ -13,6 +13,7 @@ from toril.store import Consumer
 from toril.worker.capacity import Capacity
 from toril.worker.outage import Outage
 from toril.worker.running import Running
+from toril.worker.teller import Teller
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +35,11 @@ class Settler:
         running: Running,
         start: Callable[[Sequence[Claim]], None],
         give_back: Callable[[Sequence[Claim]], None],
+        teller: Teller,
         outage: Outage,
     ) -> None:
         self._store = store
+        self._teller = teller
         self._capacity = capacity
         self._running = running
         self._start = start
@@ -100,6 +103,8 @@ class Settler:
         for settlement in batch:
             if not again or settlement.claim.ref not in again:
                 self._running.remove(settlement.claim)
+                if self._teller and settlement.claim.ref not in settled.lost:
+                    self._teller.recorded(settlement)
         for ref in settled.lost:
             log.warning("%s was not recorded: its lock expired, and another worker has it or has finished it", ref)
         claims = settled.claimed.claims if settled.claimed else ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -15,10 +16,12 @@ from typing import Any, Literal
 
 from toril.clock import reached
 from toril.errors import ConfigError, StoreUnavailable
+from toril.flow import QueueOf
 from toril.handlers import HandlerTable, registered
 from toril.model import JobRef, WorkerInfo
 from toril.options import Duration, RateLimit, to_ms
 from toril.posix import signals_to
+from toril.queue import Queue
 from toril.store import Store
 from toril.version import VERSION
 from toril.worker import preflight
@@ -45,8 +48,12 @@ class Worker:
     - `stalled_interval`, `max_stalled`: how often lapsed locks are looked for, and how often a job may lose its worker.
     - `grace`: how long running jobs may go on when the worker stops; then they are handed back, at no attempt's cost.
 
+    `scheduler`: put the schedules that its queues declare, and heal those that stand still; runs that it takes are followed
+    by the next ones in any case. In `production`, what a newer version of the code has lately declared is let alone.
+    `queue_of` gives queues by their names, for children that handlers add.
+
     Once at its start it looks at how the store is set up, and logs what is wrong. A `strict` worker looks first, and refuses
-    a store by whose settings jobs may be lost.
+    a store by whose settings jobs may be lost. What Node's workers on its queues do not honour is logged, too.
     """
 
     def __init__(
@@ -63,6 +70,9 @@ class Worker:
         grace: Duration = 30,
         name: str = "",
         strict: bool = False,
+        scheduler: bool = True,
+        production: bool = False,
+        queue_of: QueueOf | None = None,
         rng: random.Random | None = None,
     ) -> None:
         if store is None:
@@ -83,6 +93,9 @@ class Worker:
             max_stalled=max_stalled,
             grace_ms=to_ms(grace, "grace"),
             rng=rng or random.Random(),
+            scheduler=scheduler,
+            production=production,
+            queue_of=queue_of or functools.partial(Queue, store=store),
         )
         self.name = name
         self._strict = strict
@@ -122,8 +135,11 @@ class Worker:
                     if side is not None:
                         side.start()
                     self._say_start()
+                    queues = [served.name for served in self._terms.served]
+                    looks = [preflight.tell_peers(self._store, queues, loops.outage)]
                     if not self._strict:
-                        tasks.append(loops_group.create_task(preflight.tell(self._store, loops.outage)))
+                        looks.append(preflight.tell(self._store, loops.outage))
+                    tasks += [loops_group.create_task(look) for look in looks]
                     try:
                         await self._stopping.wait()
                     except asyncio.CancelledError:  # who cancels it does not want to wait, and loses no job by it
@@ -137,6 +153,7 @@ class Worker:
                 raise group.exceptions[0] from group
             finally:
                 loops.executor.close()
+                await loops.teller.close(LAST_WORD_MS / 1000)
                 if side is not None:
                     await side.stop()
                 self._state = "stopped"

@@ -8,7 +8,8 @@ from typing import Any
 
 from interop.golden.keyspace import ANYTHING, NOTHING, T0, Deviation
 
-JOB = r"(bull|\{tagged\}):\w+:(\d+|[A-Z]\d?|a-1|a:b:c)"
+JOB = r"(bull|\{tagged\}):\w+:(\d+|[A-Z]\d?|a-1|a:b:c|<uuid\d>|dn:\w+|repeat:\w+(:\d+)?)"
+TEMPLATE = r"bull:golden:repeat:\w+"
 META = r"(bull|\{tagged\}):\w+:meta"
 
 PROMOTED = "promoting many jobs, Node forgets their priorities and leaves their delays"
@@ -52,6 +53,41 @@ DIFFERENCES = [
         "our default rule is written, as Node keeps for ever",
     ),
     Difference(JOB, "/value/opts/attempts", 1, 0, "both mean one attempt; Node writes 0 when none was given"),
+    Difference(
+        f"{TEMPLATE}(:\\d+)?",
+        "/value/opts/attempts",
+        1,
+        NOTHING,
+        "both mean one attempt; Node writes it into no template, and so into no first run",
+    ),
+    Difference(
+        f"{TEMPLATE}:\\d+:lock",
+        "/ttl",
+        29_000,
+        30_000,
+        "the clock was turned by a second, which in the recording the server's own had not seen pass",
+        "36",
+    ),
+    Difference(
+        TEMPLATE,
+        "/value/opts",
+        {
+            "attempts": 1,
+            "removeOnComplete": {"age": 86_400, "count": 1_000},
+            "removeOnFail": {"age": 604_800, "count": 5_000},
+        },
+        NOTHING,
+        "our defaults are written, as Node keeps for ever",
+    ),
+    Difference(
+        r"bull:golden:dn:\w+",
+        "/value/py:owner",
+        ANYTHING,
+        NOTHING,
+        "for whose end a job is kept, which Node passes over",
+        "33",
+    ),
+    Difference("bull:kids:id", "/value", "3", "4", "an add that is refused draws no number", "44"),
     Difference(JOB, "/value/opts/priority", NOTHING, 0, "the default is not written", "05"),
     Difference(JOB, "/value/py:history", ANYTHING, NOTHING, "the attempts of a job, which Node passes over"),
     Difference(

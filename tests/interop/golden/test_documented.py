@@ -10,12 +10,6 @@ from interop.golden.keyspace import NOTHING, Deviation, Dump, deviations
 from interop.golden.replay import DUMPS, SCENARIOS, replaying
 
 HERE = Path(__file__).parent
-LATER = {
-    **dict.fromkeys(["23", "25", "26", "27", "28", "29", "44", "45"], "flows"),
-    **dict.fromkeys(["31", "32", "33", "34"], "deduplication"),
-    **dict.fromkeys(["35", "36", "37"], "schedules"),
-}
-"""Recordings that nothing replays yet, and what they wait for."""
 
 
 def load_scenarios() -> None:
@@ -28,7 +22,7 @@ def test_every_recording_is_replayed() -> None:
     load_scenarios()
     replayed = {number for number, _ in SCENARIOS}
 
-    assert sorted([*replayed, *LATER]) == sorted(path.stem[:2] for path in DUMPS.glob("*.json"))
+    assert sorted(replayed) == sorted(path.stem[:2] for path in DUMPS.glob("*.json"))
 
 
 def test_what_differs_is_named_by_key_and_path_with_both_values() -> None:

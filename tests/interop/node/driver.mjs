@@ -46,7 +46,27 @@ const steps = {
     notice("held", { queue: job.queueName, id: job.id });
     if (!released.delete(job.id)) await new Promise((release) => held.set(job.id, release));
   },
+  // What its children have returned, and why those have failed that it does not mind: its result.
+  async children(job) {
+    const named = (found) => Object.fromEntries(Object.entries(found).map(([key, value]) => [ref(key), value]));
+    const [results, ignored] = [await job.getChildrenValues(), await job.getIgnoredChildrenFailures()];
+    return { value: { results: named(results), ignored: named(ignored) } };
+  },
+  // Once: a child that has failed, added again, would be waited for without end.
+  async "add-children"(job, _token, trees, worker) {
+    if (Object.values(await job.getDependenciesCount()).some((count) => count > 0)) return;
+    const flows = new bull.FlowProducer({ connection, prefix: worker.opts.prefix });
+    const parent = { id: job.id, queue: job.queueQualifiedName };
+    for (const tree of trees) await flows.add({ ...tree, opts: { ...tree.opts, parent } });
+    await flows.close();
+  },
+  async "await-children"(job, token) {
+    if (await job.moveToWaitingChildren(token)) throw new bull.WaitingChildrenError();
+  },
 };
+
+// A job's key, less its prefix, as Toril names it.
+const ref = (key) => key.replace(/^[^:]*:([^:]*):/, "$1/");
 
 // `data.do` holds steps; `data.tries` holds steps for each attempt, the last for all that follow. Without either, the
 // data is the result.
@@ -55,7 +75,7 @@ async function follow(worker, job, token) {
   if (!once && !tries) return job.data;
   for (const [step, ...args] of once ?? tries[Math.min(job.attemptsMade, tries.length - 1)]) {
     const done = await steps[step](job, token, ...args, worker);
-    if (step === "return") return done.value;
+    if (step === "return" || step === "children") return done.value;
   }
 }
 

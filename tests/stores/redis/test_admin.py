@@ -10,6 +10,7 @@ import pytest
 
 from conformance.given import (
     QUEUE,
+    add,
     added,
     advance,
     claim_all,
@@ -34,7 +35,7 @@ from conformance.given import (
     told,
 )
 from toril.model import Answer, JobRef, Update
-from toril.options import ChildPolicy, RateLimit
+from toril.options import ChildPolicy, Deduplication, RateLimit
 from toril.states import State
 from toril.store import Store
 from toril.stores.redis import admin, eventlog
@@ -158,6 +159,159 @@ async def test_what_another_job_has_deduplicated_stays(store: Store, redis: Any)
     await store.remove([ref])
 
     assert await redis.get(key(store, "de:d1")) == owner.id
+
+
+async def test_an_id_without_a_time_whose_owner_is_gone_is_free(store: Store, redis: Any) -> None:
+    await redis.set(key(store, "de:d1"), "gone")
+    assert await store.owner(QUEUE, "d1") is None
+
+    ref = await given(store, deduplication="d1")
+
+    assert await store.owner(QUEUE, "d1") == ref
+    assert await names_told(store) == ["added", "waiting"]
+
+
+async def test_what_was_kept_for_an_owner_that_is_gone_is_added_at_the_end_of_the_next_one(
+    store: Store, redis: Any
+) -> None:
+    await redis.set(key(store, "de:d1"), "gone")
+    await redis.hset(key(store, "dn:d1"), mapping={"name": "later", "data": "{}", "opts": "{}", "jid": "j2"})
+    one = await given_active(store, deduplication="d1")
+
+    await complete(store, one)
+
+    assert await found(store, State.WAITING) == [JobRef(QUEUE, "j2")]
+    assert await redis.exists(key(store, "dn:d1")) == 0
+
+
+async def test_an_id_without_a_time_whose_owner_has_ended_is_free(store: Store, redis: Any) -> None:
+    done = await given_completed(store)
+    await redis.set(key(store, "de:d1"), done.id)
+    assert await store.owner(QUEUE, "d1") is None
+
+    ref = await given(store, deduplication="d1")
+
+    assert await store.owner(QUEUE, "d1") == ref
+
+
+async def test_what_is_kept_for_one_owner_is_not_added_at_the_end_of_another_job(store: Store, redis: Any) -> None:
+    by = Deduplication.keep_last("d1")
+    first = await given_active(store, deduplication=by)
+    await store.forget(QUEUE, "d1")
+    second = await given_active(store, deduplication=by)
+    later = new_job(store, deduplication=by)
+    await add(store, later)
+
+    await complete(store, first)
+    assert await found(store, State.WAITING) == []
+    await complete(store, second)
+
+    assert await found(store, State.WAITING) == [ref_of(later)]
+
+
+async def test_what_is_kept_does_not_take_the_place_of_a_job_that_has_its_id_by_now(store: Store) -> None:
+    by = Deduplication.keep_last("d1")
+    one = await given_active(store, deduplication=by)
+    await add(store, new_job(store, job_id="order-7", data='{"n":1}', deduplication=by))
+    standing = await given(store, job_id="order-7", data='{"n":2}')
+
+    await complete(store, one)
+
+    assert await found(store, State.WAITING) == [standing]
+    assert (await claim_one(store)).data == '{"n":2}'
+    assert "duplicated" in await names_told(store)
+
+
+async def test_what_is_kept_is_no_child_of_a_parent_that_is_gone(store: Store, redis: Any) -> None:
+    by = Deduplication.keep_last("d1")
+    one = await given_active(store, deduplication=by)
+    parent = await given(store, queue="albums")
+    later = new_job(store, parent=parent, deduplication=by)
+    await add(store, later)
+    await store.remove([parent])
+
+    await complete(store, one)
+
+    assert await found(store, State.WAITING) == [ref_of(later)]
+    assert await redis.keys(f"{store.prefix}:albums:{parent.id}*") == []
+
+
+async def test_a_plain_job_costs_no_command_beside_deduplicated_ones(store: Store, redis: Any) -> None:
+    async def commands_of(call: Awaitable[object]) -> dict[str, int]:
+        await redis.config_resetstat()
+        await call
+        stats = await redis.info("commandstats")
+        return {name: stat["calls"] for name, stat in stats.items() if name not in ("cmdstat_config|resetstat",)}
+
+    await given(store)
+    plain = await commands_of(given(store))
+    await given(store, deduplication="d1")
+
+    assert await commands_of(given(store)) == plain
+    assert "cmdstat_get" not in plain
+
+
+# ------------------------------------------------------------------ cancelling
+
+
+async def test_an_iteration_that_its_scheduler_waits_for_is_not_cancelled(store: Store, redis: Any) -> None:
+    iteration = await given_iteration(redis, store)
+
+    assert await store.cancel([iteration], "no") == [Answer.WRONG_STATE]
+
+    assert refs(await claim_all(store)) == [iteration]
+
+
+async def test_a_job_that_an_old_version_had_put_aside_is_cancelled(store: Store, redis: Any) -> None:
+    ref = await given(store)
+    await redis.rename(key(store, "wait"), key(store, "paused"))
+
+    assert await store.cancel([ref], "no") == [Answer.DONE]
+
+    assert await redis.exists(key(store, "paused")) == 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "left"),
+    [
+        ("true", []),
+        ("1", ["2"]),
+        ('{"count":"1"}', ["2"]),
+        ('{"age":0}', []),
+        ("false", ["1", "2"]),
+        ('"odd"', ["1", "2"]),
+    ],
+)
+async def test_a_cancelled_job_goes_by_the_rule_that_node_gave_it(
+    store: Store, redis: Any, rule: str, left: list[str]
+) -> None:
+    for ref in await given_many(store, 2):
+        await redis.hset(key(store, ref.id), "opts", f'{{"removeOnFail":{rule}}}')
+        assert await store.cancel([ref], "no") == [Answer.DONE]
+        await advance(store, 1)
+
+    assert await redis.zrange(key(store, "failed"), 0, -1) == left
+
+
+async def test_a_job_whose_options_are_no_json_is_cancelled_and_kept(store: Store, redis: Any) -> None:
+    ref = await given(store)
+    await redis.hset(key(store, ref.id), "opts", "{oops")
+
+    assert await store.cancel([ref], "no") == [Answer.DONE]
+
+    assert await redis.zrange(key(store, "failed"), 0, -1) == [ref.id]
+
+
+@pytest.mark.usefixtures("_small_pieces")
+async def test_many_are_cancelled_and_detached_in_pieces(store: Store, redis: Any) -> None:
+    parent, children = await given_flow(store, children=8)
+    before = await calls_of(redis)
+
+    assert await store.detach(children) == [Answer.DONE] * 8
+    assert await store.cancel([parent, *children], "no") == [Answer.DONE] * 9
+
+    assert await calls_of(redis) - before == 6
+    assert await found(store, State.FAILED, "images") == children
 
 
 async def get_rid_of(store: Store, ref: JobRef, verb: str) -> None:

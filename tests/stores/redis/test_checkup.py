@@ -13,6 +13,7 @@ import pytest
 
 from conformance.given import (
     QUEUE,
+    add,
     advance,
     claim_all,
     claim_one,
@@ -25,8 +26,11 @@ from conformance.given import (
     given_flow,
     given_many,
     known,
+    names_told,
+    new_job,
     now_ms,
     refs,
+    retry_after,
     soon,
     state_of,
     summary_of,
@@ -37,6 +41,7 @@ from toril.clock import SYSTEM_CLOCK, TurnedClock
 from toril.errors import ConfigError
 from toril.handlers import HandlerTable, registered
 from toril.model import Finding, JobRef
+from toril.options import Deduplication
 from toril.states import State
 from toril.store import Store
 from toril.stores.redis import checkup
@@ -183,6 +188,29 @@ async def _old_marker(place: Place) -> None:
     await place.redis.rpush(place.key("wait"), "0:1700000000000")
 
 
+async def _childless(place: Place) -> None:
+    await given_flow(place.store)
+    [key] = await place.redis.keys(place.key("*:dependencies"))
+    await place.redis.delete(key)
+
+
+async def _owned_by_one_that_is_gone(place: Place) -> None:
+    await given(place.store)
+    await place.redis.set(place.key("de:order:7"), "gone")
+
+
+async def _owned_by_one_that_has_ended(place: Place) -> None:
+    await given_completed(place.store, job_id="j1", deduplication="order:7")
+    await place.redis.set(place.key("de:order:7"), "j1")
+
+
+async def _kept_without_an_owner(place: Place) -> None:
+    await given(place.store)
+    await place.redis.hset(
+        place.key("dn:order:7"), mapping={"name": "later", "data": '{"n":2}', "opts": OPTS, "jid": "j2"}
+    )
+
+
 MENDABLE: list[tuple[Callable[[Place], Awaitable[None]], str, str]] = [
     (_dangling_in_wait, "id gone in wait has no job", "taken out"),
     (_dangling_in_paused, "id gone in paused has no job", "taken out"),
@@ -202,6 +230,20 @@ MENDABLE: list[tuple[Callable[[Place], Awaitable[None]], str, str]] = [
         _stalled_check,
         "the note that somebody has looked for stalled jobs never expires",
         "deleted, so that workers look again",
+    ),
+    (_childless, "job 1 waits for children, and has none", "put where it waits for a worker"),
+    *(
+        (
+            harm,
+            f"deduplication id 'order:7' is owned by job {owner}, which has ended or is gone",
+            "its owner is forgotten",
+        )
+        for harm, owner in ((_owned_by_one_that_is_gone, "gone"), (_owned_by_one_that_has_ended, "j1"))
+    ),
+    (
+        _kept_without_an_owner,
+        "a job 'later' was kept until the owner of deduplication id 'order:7' has ended, and it has none",
+        "added",
     ),
     (_old_marker, "'0:1700000000000' in wait is a marker of an old BullMQ, and no job", "taken out"),
 ]
@@ -365,6 +407,95 @@ async def test_collections_are_looked_through_in_pieces(place: Place, monkeypatc
 
     assert await damage(place.store) == []
     assert refs(await claim_all(place.store)) == jobs
+
+
+async def test_a_parent_that_waits_for_no_child_runs(place: Place) -> None:
+    await _childless(place)
+
+    await mended(place.store)
+
+    assert (await claim_one(place.store)).ref == JobRef(QUEUE, "1")
+    assert await names_told(place.store) == ["added", "waiting-children", "waiting", "active"]
+
+
+async def test_a_deduplication_id_whose_owner_is_gone_is_free_for_node_too(place: Place) -> None:
+    await _owned_by_one_that_is_gone(place)
+
+    await mended(place.store)
+
+    assert await place.store.owner(QUEUE, "order:7") is None
+    assert await place.redis.exists(place.key("de:order:7")) == 0
+
+
+async def test_what_was_kept_for_an_owner_that_is_gone_is_added_and_owns_the_id(place: Place) -> None:
+    await _kept_without_an_owner(place)
+    await place.redis.set(place.key("de:order:7"), "gone")
+
+    assert len(await mended(place.store)) == 2
+
+    record = await known(place.store, JobRef(QUEUE, "j2"))
+    assert record is not None
+    assert (record.name, record.data, record.state) == ("later", '{"n":2}', State.WAITING)
+    assert await place.store.owner(QUEUE, "order:7") == record.ref
+
+
+async def test_owners_that_stand_and_what_is_kept_for_them_are_sound(place: Place) -> None:
+    keep_last, throttle = Deduplication.keep_last("order:7"), Deduplication.throttle("order:8", 60)
+    await given_completed(place.store, deduplication=throttle)
+    one = await given_active(place.store, deduplication=keep_last, attempts=2)
+    await add(place.store, new_job(place.store, deduplication=keep_last))
+    assert await damage(place.store) == []
+
+    await retry_after(place.store, one, 60_000)
+    assert await damage(place.store) == []
+
+    assert await mended(place.store) == []
+
+
+async def test_what_is_kept_for_a_job_that_is_to_end_and_whose_id_was_forgotten_is_sound(place: Place) -> None:
+    keep_last = Deduplication.keep_last("order:7")
+    one = await given_active(place.store, deduplication=keep_last, attempts=2)
+    await add(place.store, new_job(place.store, deduplication=keep_last))
+    await place.store.forget(QUEUE, "order:7")
+    assert await damage(place.store) == []
+
+    await retry_after(place.store, one, 60_000)
+    assert await damage(place.store) == []
+
+    await place.store.remove([one.ref])
+    assert len(await mended(place.store)) == 1
+
+
+async def test_what_node_has_kept_for_a_job_that_runs_is_sound(place: Place) -> None:
+    one = await given_active(place.store, deduplication="order:7")
+    await _kept_without_an_owner(place)
+    await place.store.forget(QUEUE, "order:7")
+    assert await damage(place.store) == []
+
+    await complete(place.store, one)
+
+    assert await state_of(place.store, JobRef(QUEUE, "j2")) is State.WAITING
+
+
+async def test_many_deduplication_ids_are_looked_at_in_pieces(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkup, "PIECE", 3)
+    await given_many(place.store, 2)
+    for n in range(10):
+        await place.redis.set(place.key(f"de:{n}"), "gone")
+
+    assert len(await mended(place.store)) == 10
+
+    assert await place.redis.keys(place.key("de:*")) == []
+
+
+async def test_deduplication_keys_of_a_wrong_kind_do_not_end_the_look(place: Place) -> None:
+    await given(place.store)
+    await place.redis.lpush(place.key("de:a"), "j1")
+    await place.redis.set(place.key("dn:b"), "j1")
+    await place.redis.set(place.key("de:c"), "j3")
+    await place.redis.set(place.key("j3"), "oops")
+
+    assert await damage(place.store) == []
 
 
 # ------------------------------------------------------------------ what is only told

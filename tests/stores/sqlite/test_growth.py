@@ -10,6 +10,7 @@ import pytest
 
 from conformance.given import (
     QUEUE,
+    add,
     advance,
     claim_all,
     complete,
@@ -18,13 +19,16 @@ from conformance.given import (
     given_active,
     given_flow,
     given_many,
+    new_job,
     retry_after,
     stall,
 )
+from conformance.given_schedules import advanced, claim_run, given_schedule
 from faults.proof import Stopwatch, shown
 from sizes import size
 from toril.clock import TurnedClock
-from toril.model import Report
+from toril.model import Placed, Report
+from toril.options import Deduplication
 from toril.stores.sqlite.connection import Place
 from toril.stores.sqlite.database import Database, database_at, leave
 from toril.stores.sqlite.store import SqliteStore
@@ -54,6 +58,31 @@ async def use_every_hot_verb(store: SqliteStore) -> None:
     await retry_after(store, await given_active(store, attempts=2), 1_000)
     await given_active(store)
     await stall(store)
+    await use_deduplication(store)
+    await use_a_schedule(store)
+
+
+async def use_deduplication(store: SqliteStore) -> None:
+    """Meet an owner that waits, is delayed or runs, and take the place of one."""
+    simple, debounce = Deduplication.simple("simple"), Deduplication.debounce("debounce", 60)
+    kept, later = Deduplication.keep_last("kept"), Deduplication("later", ttl_ms=60_000, extend=True, reschedule=True)
+    for by in (simple, simple, debounce, debounce, later, later):
+        await add(store, new_job(store, delay=60, deduplication=by))
+    owner = await given(store, priority=1, deduplication=kept)
+    claims = await claim_all(store)
+    await add(store, new_job(store, deduplication=kept))
+    for claim in claims:
+        await complete(store, claim)
+    assert await store.owner(QUEUE, "kept") not in (None, owner)
+
+
+async def use_a_schedule(store: SqliteStore) -> None:
+    """Put a schedule, let it run, put it again and remove it."""
+    seen = await given_schedule(store, queue="reports")
+    await complete(store, await claim_run(store, seen))
+    seen = await advanced(store, seen)
+    assert await store.put_schedule(seen.schedule, seen, seen.next_at_ms) is Placed.DONE
+    assert await store.remove_schedule("reports", seen.schedule.id)
 
 
 async def test_no_statement_of_the_hot_path_reads_a_whole_table(tmp_path: Path, clock: TurnedClock) -> None:

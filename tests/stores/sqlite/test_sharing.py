@@ -93,6 +93,31 @@ def no_socket(_: Path) -> None:
     return None
 
 
+async def test_what_this_process_writes_wakes_nobody_who_waits_for_another_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = threading.Event()
+    asked = database.Database.look_for_others
+
+    def look_for_others(self: database.Database) -> bool:
+        answer = asked(self)
+        looked.set()
+        return answer
+
+    monkeypatch.setattr(database.Database, "look_for_others", look_for_others)
+    store = SqliteStore(tmp_path / "toril.db")
+    waiting = asyncio.ensure_future(store.wait("w1", [QUEUE], None))
+    while not looked.is_set():  # until the bell, which begins with what is there, has seen that somebody writes
+        await Queue("other", store).add("job")
+        await asyncio.to_thread(looked.wait, 1)
+    await Queue("other", store).add("job")  # by now the writer has said that it was itself
+    assert not waiting.done()
+
+    await Queue(QUEUE, store).add("job")
+    assert (await soon(waiting)).queues == {QUEUE}
+    await store.close()
+
+
 def test_a_killed_process_leaves_a_bell_that_disturbs_nobody(tmp_path: Path) -> None:
     with crew(tmp_path) as hired:
         hired.kill_when_ready(hired.start("listen", net_s=NEVER_S))

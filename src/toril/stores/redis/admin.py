@@ -59,6 +59,12 @@ class RedisAdmin(Calls):
             answers += map(Answer, words)
         return answers
 
+    async def cancel(self, refs: Sequence[JobRef], reason: str) -> list[Answer]:
+        return await self._answers("cancel", refs, limit=PIECE, reason=reason)
+
+    async def detach(self, refs: Sequence[JobRef]) -> list[Answer]:
+        return await self._answers("detach", refs)
+
     async def _answers(self, verb: str, refs: Sequence[JobRef], **values: Any) -> list[Answer]:
         """What became of each job."""
         answers: list[Answer] = []
@@ -140,11 +146,11 @@ class RedisAdmin(Calls):
         return removed
 
     async def obliterate(self, queue: str, *, force: bool = False) -> int:
-        receipts = literal(self._keys.base(queue)) + "py:receipt:*"
+        remains = literal(self._keys.base(queue)) + "[dp]*"
         removed, code, cursor = 0, 1, "0"
         while code == 1:
             code, count, cursor = await self._run(
-                "obliterate", self._place(queue), limit=PIECE, force=int(force), receipts=receipts, cursor=cursor
+                "obliterate", self._place(queue), limit=PIECE, force=int(force), remains=remains, cursor=cursor
             )
             if code == -1:
                 raise QueueNotPaused(queue)
@@ -152,6 +158,9 @@ class RedisAdmin(Calls):
                 raise QueueBusy(queue, int(count))
             removed += int(count)
         return removed
+
+    async def forget(self, queue: str, deduplication_id: str) -> bool:
+        return bool(await self._run("forget", self._place(queue), deduplication_id=deduplication_id))
 
 
 def _change(update: Update, places: Places) -> _Change:

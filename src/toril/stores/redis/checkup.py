@@ -37,6 +37,9 @@ SETS: Final = ("prioritized", "delayed", "waiting-children", "completed", "faile
 NEEDED: Final = frozenset({"meta", "events", "marker", "wait", "prioritized", "delayed"})
 """Where mending writes: a queue in which one of these is of a wrong kind is left as it is."""
 
+DEDUPLICATION: Final = ("de:", "dn:")
+"""What the keys of a deduplication id begin with: its owner, and what is kept until that has ended."""
+
 PARTS_OF_JOBS: Final = ("lock", "logs", "dependencies", "processed", "failed", "unsuccessful")
 TEXTS: Final = ("data", "opts", "progress", "parent")
 OBJECTS: Final = ("opts", "parent")
@@ -48,6 +51,10 @@ class _KindRow(NamedTuple):
 
 
 class _JobRow(NamedTuple):
+    id: str
+
+
+class _IdRow(NamedTuple):
     id: str
 
 
@@ -65,6 +72,7 @@ class _Queue:
     sound: set[str] = field(default_factory=set[str])  # its keys that are there and of the right kind
     unsound: set[str] = field(default_factory=set[str])  # those of a wrong kind
     unlocked: set[str] = field(default_factory=set[str])
+    unowned: set[str] = field(default_factory=set[str])  # deduplication ids that may have no owner any more
     familiar: bool = True  # whether all places are known in which its jobs can be
 
 
@@ -136,17 +144,24 @@ class RedisCheckup(RedisPresence):
         found: dict[str, _Queue] = {}
         known: set[str] = set()
         waiting: dict[str, list[str]] = {}
+        owned: dict[str, set[str]] = {}
         async for page in self._pages("*"):
             for name, suffix in self._split(page):
                 queue = found.setdefault(name, _Queue(name, Damage(name, mend)))
                 if suffix in KINDS or suffix.startswith("py:"):
                     known.add(name)
+                elif suffix.startswith(DEDUPLICATION):
+                    owned.setdefault(name, set()).add(suffix[3:])
+                    if len(owned[name]) == PIECE:
+                        await self._look_at_owners(queue, owned.pop(name))
                 elif _may_be_job(suffix):
                     waiting.setdefault(name, []).append(suffix)
                     if len(waiting[name]) == PIECE:
                         await self._look_at_jobs(queue, waiting.pop(name), mend)
         for name in waiting.keys() & known:
             await self._look_at_jobs(found[name], waiting[name], mend)
+        for name in owned.keys() & known:
+            await self._look_at_owners(found[name], owned[name])
         return [found[name] for name in sorted(known)]
 
     def _split(self, keys: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -190,6 +205,7 @@ class RedisCheckup(RedisPresence):
             async for _ in self._pieces(queue, name, mend):
                 pass
         await self._look_at_schedules(queue)
+        await self._settle_unowned(queue, mend)
         await self._settle_twice(queue, mend)
         await self._settle_lost(queue, mend)
         if not attended and "stalled-check" not in queue.sound:
@@ -235,6 +251,23 @@ class RedisCheckup(RedisPresence):
             cursor, names = await self._run("check_schedules", self._place(queue.name), cursor=cursor, limit=PIECE)
             for name in names:
                 queue.damage.add("old-schedule", name)
+
+    async def _look_at_owners(self, queue: _Queue, ids: set[str]) -> None:
+        """Note deduplication ids whose owner has ended or is gone, and those for which something is kept without one."""
+        queue.unowned.update([id async for _, id, _ in self._unowned(queue, ids, mend=False)])
+
+    async def _settle_unowned(self, queue: _Queue, mend: bool) -> None:
+        async for kind, id, detail in self._unowned(queue, queue.unowned, mend):
+            queue.damage.add(kind, id, detail)
+        queue.unowned = set()
+
+    async def _unowned(self, queue: _Queue, ids: set[str], mend: bool) -> AsyncGenerator[tuple[str, str, str], None]:
+        ordered = sorted(ids)
+        for first in range(0, len(ordered), PIECE):
+            rows = [_IdRow(id) for id in ordered[first : first + PIECE]]
+            found = await self._run("check_deduplication", self._place(queue.name), mend=int(mend), ids=rows)
+            for kind, id, detail in found:
+                yield kind, id, detail
 
     async def _settle_twice(self, queue: _Queue, mend: bool) -> None:
         """Ids that lists had twice: most have only moved while the lists were read, so the lists are read once more."""

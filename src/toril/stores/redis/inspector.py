@@ -104,6 +104,10 @@ class RedisInspector(Calls):
             for key, state, text in found
         ]
 
+    async def owner(self, queue: str, deduplication_id: str) -> JobRef | None:
+        owner = await self._run("owner", self._place(queue), deduplication_id=deduplication_id)
+        return JobRef(queue, owner) if owner else None
+
     async def logs(self, ref: JobRef, *, first: int = 0, limit: int = 1000) -> LogPage:
         key = self._keys.job(ref) + ":logs"
         lines = await self._connections.command("LRANGE", key, first, first + limit - 1)

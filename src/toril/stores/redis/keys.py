@@ -52,9 +52,17 @@ class Keys:
         return queue[1:-1] if self.sharded and queue.startswith("{") and queue.endswith("}") else queue
 
     def ref_of(self, job_key: str) -> JobRef:
-        """The job of a full job key, which is cut at its last colon."""
-        qualified, _, job_id = job_key.rpartition(":")
-        return JobRef(self.queue_of(qualified), job_id)
+        """The job of a full job key.
+
+        Ids may have colons, as those of schedules' runs have, and names of queues have none. A key under another prefix is
+        cut at its last colon, as Node cuts all.
+        """
+        prefix = f"{self.prefix}:"
+        if not job_key.startswith(prefix):
+            qualified, _, job_id = job_key.rpartition(":")
+            return JobRef(self.queue_of(qualified), job_id)
+        name, _, job_id = job_key.removeprefix(prefix).partition(":")
+        return JobRef(self.queue_of(prefix + name), job_id)
 
 
 def tagged(prefix: str) -> str:

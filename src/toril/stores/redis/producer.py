@@ -12,6 +12,9 @@ from toril.stores.redis.calls import KIND, Calls
 from toril.stores.redis.keys import Places
 from toril.stores.redis.wire.rows import JobRows
 
+STORED, DUPLICATE, REPLACING = range(3)
+"""What add.lua says of a member that did not meet the owner of its deduplication id."""
+
 
 class RedisProducer(Calls):
     """`add`."""
@@ -63,7 +66,7 @@ class RedisProducer(Calls):
         if code == 0:
             return Receipt(
                 KIND,
-                tuple(Added(_ref(job), bool(flag)) for job, flag in zip(unit.jobs, details, strict=True)),
+                tuple(_added(job, detail) for job, detail in zip(unit.jobs, details, strict=True)),
             )
         job = unit.jobs[int(details[0]) - 1]
         return Receipt(KIND, refusal=Refusal(_ref(job), self._refused(job, code, details[1:])))
@@ -79,3 +82,17 @@ class RedisProducer(Calls):
 
 def _ref(job: NewJob) -> JobRef:
     return JobRef(job.queue, job.id)
+
+
+def _added(job: NewJob, detail: int | Sequence[Any]) -> Added:
+    """What add.lua says of a member."""
+    if detail == STORED:
+        return Added(_ref(job))
+    if detail == DUPLICATE:
+        return Added(_ref(job), True, "id")
+    if detail == REPLACING:
+        return Added(_ref(job), False, "debounce")
+    assert not isinstance(detail, int)
+    assert job.options.deduplication is not None
+    owner, kept = detail
+    return Added(JobRef(job.queue, str(owner)), True, "keep-last" if kept else job.options.deduplication.rule)

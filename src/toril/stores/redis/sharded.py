@@ -127,6 +127,13 @@ class ShardedRedisStore(RedisStore):
     async def remove(self, refs: Sequence[JobRef]) -> list[Answer]:
         return await self._each(refs, _queue_of, super().remove)
 
+    async def cancel(self, refs: Sequence[JobRef], reason: str) -> list[Answer]:
+        cancel = super().cancel
+        return await self._each(refs, _queue_of, lambda some: cancel(some, reason))
+
+    async def detach(self, refs: Sequence[JobRef]) -> list[Answer]:
+        return await self._each(refs, _queue_of, super().detach)
+
     async def update(self, updates: Sequence[Update]) -> list[Answer]:
         return await self._each(updates, lambda one: one.ref.queue, super().update)
 

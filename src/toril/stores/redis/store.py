@@ -15,6 +15,7 @@ from toril.stores.redis.consumer import RedisConsumer
 from toril.stores.redis.eventlog import RedisEventLog
 from toril.stores.redis.keys import Keys, tagged
 from toril.stores.redis.producer import RedisProducer
+from toril.stores.redis.schedules import RedisSchedules
 from toril.stores.redis.servers import Source, taken_out
 
 Number = TypeVar("Number", int, float)
@@ -24,7 +25,7 @@ TIMEOUT_S: Final = 5.0
 VISIBLE_CONNECTIONS: Final = 8
 
 
-class RedisStore(RedisProducer, RedisConsumer, RedisAdmin, RedisEventLog, RedisCheckup):
+class RedisStore(RedisProducer, RedisConsumer, RedisAdmin, RedisSchedules, RedisEventLog, RedisCheckup):
     """Jobs in Redis, under keys that begin with `prefix`. Opening does no I/O; the first verb connects.
 
     `source` is a URL, or a client of `redis.asyncio` whose settings are taken over. On a cluster, the prefix is made a hash

@@ -1,7 +1,8 @@
 """Waking those who wait: in this process by their loops, in others by a datagram to a socket beside the file.
 
 Each process that waits has a socket in the directory `<file>-bell`, named for what it listens to. Should a datagram
-be lost, `PRAGMA data_version`, looked at every 250 ms, tells that somebody has written.
+be lost, `PRAGMA data_version`, looked at every 250 ms, tells that somebody has written; whether it was another process, the
+writer of this one knows.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -46,8 +47,9 @@ class Listener:
 class Bell:
     """The bell of one file in one process."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, look_for_others: Callable[[], bool]) -> None:
         self._place = place
+        self._look_for_others = look_for_others
         self._lock = threading.Lock()
         self._listeners: dict[str, Listener] = {}
         self._thread: threading.Thread | None = None
@@ -104,6 +106,11 @@ class Bell:
         if names:
             self._ring_here(sound, names)
             self._ring_others(sound, names)
+
+    def ring_all(self) -> None:
+        """Wake all who wait here: somebody has written, and nobody knows what."""
+        self._ring_here("jobs", None)
+        self._ring_here("events", None)
 
     def _ring_here(self, sound: Sound, names: set[str] | None) -> None:
         woken: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
@@ -183,9 +190,8 @@ class Bell:
                     version = reader.execute("PRAGMA data_version").fetchone()[0]
                 except sqlite3.Error:  # locked or damaged for now: those who ask for jobs are told
                     continue
-                if version != seen and not ready:
-                    self._ring_here("jobs", None)
-                    self._ring_here("events", None)
+                if version != seen and not ready and not self._look_for_others():
+                    self.ring_all()
                 seen = version
         finally:
             reader.close()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from toril.errors import StoreUnavailable
 from toril.posix import after_fork_in_child
@@ -54,9 +54,11 @@ class Database:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self.bell = Bell(place)
+        self.bell = Bell(place, self.look_for_others)
         self.users = 0
-        self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Call | Literal["look"] | None] = queue.SimpleQueue()
+        self._asked_to_look = False
+        self._others_version = 0
         self._thread: threading.Thread | None = None
         self._opened = threading.Lock()
         self._made = False
@@ -136,6 +138,8 @@ class Database:
                 if calls:
                     connection = self._serve(connection, calls)
                     _deliver(calls)
+                if self._asked_to_look:
+                    self._tell_of_others(connection)
                 if ended:
                     return
         finally:
@@ -147,7 +151,10 @@ class Database:
         calls: list[_Call] = []
         call = self._inbox.get()
         while call is not None:
-            calls.append(call)
+            if call == "look":
+                self._asked_to_look = True
+            else:
+                calls.append(call)
             if len(calls) >= MAX_CALLS_PER_COMMIT:
                 return calls, False
             try:
@@ -161,6 +168,7 @@ class Database:
         try:
             if connection is None:
                 connection = open_writer(self.place)
+                self._others_version = _version(connection)
                 self._made = True
             self._commit(connection, calls)
         except BaseException as error:
@@ -181,13 +189,32 @@ class Database:
             transaction.finish()
             if time.monotonic() >= self._forget_at_s:
                 self._forget_at_s = time.monotonic() + FORGET_EVERY_S
-                transaction.forget_receipts()
+                transaction.forget_expired()
             patient(lambda: connection.execute("COMMIT"))
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
         self._ring(transaction)
+
+    def look_for_others(self) -> bool:
+        """Have it found out whether another process has written, and those who wait be woken; False where nobody can."""
+        if self._thread is None:
+            return False
+        self._inbox.put("look")
+        return True
+
+    def _tell_of_others(self, connection: sqlite3.Connection | None) -> None:
+        """Wake all who wait if another process has written; what this connection commits leaves its version as it is."""
+        self._asked_to_look = False
+        if connection is None:
+            self.bell.ring_all()
+            return
+        with contextlib.suppress(sqlite3.Error):  # locked for now: it is asked for again
+            version = _version(connection)
+            if version != self._others_version:
+                self._others_version = version
+                self.bell.ring_all()
 
     def _ring(self, transaction: Transaction) -> None:
         """Wake whoever waits. What is committed stays so, whatever happens here."""
@@ -196,6 +223,11 @@ class Database:
             self.bell.ring("events", transaction.told)
         except Exception:
             log.exception("nobody was woken by a commit: those who wait look again by themselves")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA data_version").fetchone()[0]
+    return version
 
 
 def _is_hopeless(error: BaseException) -> bool:

@@ -27,12 +27,15 @@ from toril.model import (
     JobRef,
     LogPage,
     Page,
+    Placed,
     QueueSettings,
     QueueSummary,
     Receipt,
     Recovered,
     Refusal,
     Report,
+    Schedule,
+    ScheduleRecord,
     Series,
     Settled,
     Settlement,
@@ -46,7 +49,7 @@ from toril.states import FINISHED, State
 from toril.stores.sqlite.connection import Place
 from toril.stores.sqlite.database import Database, database_at, leave
 from toril.stores.sqlite.transaction import Transaction
-from toril.stores.sqlite.verbs import admin, checkup, hold, look
+from toril.stores.sqlite.verbs import admin, checkup, deduplication, hold, look, schedules
 from toril.stores.sqlite.verbs.add import Repeated, add
 from toril.stores.sqlite.verbs.claim import claim
 from toril.stores.sqlite.verbs.settle import settle
@@ -138,6 +141,9 @@ class SqliteStore:
     async def recover(self, queues: Sequence[str], *, max_stalled: int, interval_ms: int) -> Recovered:
         return await self._write(lambda tx: hold.recover(tx, self._prefix, queues, max_stalled, interval_ms))
 
+    async def advance_schedule(self, seen: ScheduleRecord, next_at_ms: int, *, running: str | None = None) -> Placed:
+        return await self._write(lambda tx: schedules.advance_schedule(tx, self._prefix, seen, next_at_ms, running))
+
     async def wait(self, worker: str, queues: Sequence[str], until_ms: int | None) -> Woken:
         names = {f"{self._prefix}:{name}": name for name in queues}
         rung = await self._opened().bell.wait(f"{self._prefix}:{worker}", "jobs", names, until_ms, self._clock)
@@ -176,6 +182,12 @@ class SqliteStore:
     async def remove(self, refs: Sequence[JobRef]) -> list[Answer]:
         return await self._write(lambda tx: admin.remove(tx, self._prefix, refs))
 
+    async def cancel(self, refs: Sequence[JobRef], reason: str) -> list[Answer]:
+        return await self._write(lambda tx: admin.cancel(tx, self._prefix, refs, reason))
+
+    async def detach(self, refs: Sequence[JobRef]) -> list[Answer]:
+        return await self._write(lambda tx: admin.detach(tx, self._prefix, refs))
+
     async def update(self, updates: Sequence[Update]) -> list[Answer]:
         return await self._write(lambda tx: admin.update(tx, self._prefix, updates))
 
@@ -200,10 +212,24 @@ class SqliteStore:
     async def obliterate(self, queue: str, *, force: bool = False) -> int:
         return await self._in_pieces(lambda tx: admin.obliterate_piece(tx, self._prefix, queue, force))
 
+    async def forget(self, queue: str, deduplication_id: str) -> bool:
+        return await self._write(lambda tx: deduplication.forget(tx, self._prefix, queue, deduplication_id))
+
+    async def put_schedule(
+        self, schedule: Schedule, seen: ScheduleRecord | None, next_at_ms: int | None, *, count: int = 1
+    ) -> Placed:
+        return await self._write(lambda tx: schedules.put_schedule(tx, self._prefix, schedule, seen, next_at_ms, count))
+
+    async def remove_schedule(self, queue: str, id: str) -> bool:
+        return await self._write(lambda tx: schedules.remove_schedule(tx, self._prefix, queue, id))
+
     async def repair(self) -> list[Finding]:
         done: list[Finding] = []
         for prefix, qid in await self._read(checkup.everywhere):
-            done += await self._write(partial(checkup.repair, prefix=prefix, qid=qid))
+            more = True
+            while more:
+                findings, more = await self._write(partial(checkup.repair, prefix=prefix, qid=qid))
+                done += findings
         return done
 
     # ---------------------------------------------------------------- Inspector
@@ -230,6 +256,12 @@ class SqliteStore:
 
     async def children(self, ref: JobRef) -> list[Child]:
         return await self._read(lambda db: look.children(db, self._prefix, ref))
+
+    async def owner(self, queue: str, deduplication_id: str) -> JobRef | None:
+        return await self._read(lambda db: look.owner(db, self._prefix, queue, deduplication_id, self._clock.now_ms()))
+
+    async def schedules(self, queue: str | None = None, id: str | None = None) -> list[ScheduleRecord]:
+        return await self._read(lambda db: schedules.schedules(db, self._prefix, queue, id))
 
     async def logs(self, ref: JobRef, *, first: int = 0, limit: int = 1000) -> LogPage:
         return await self._read(lambda db: look.logs(db, self._prefix, ref, first, limit))

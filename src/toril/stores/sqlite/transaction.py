@@ -236,7 +236,8 @@ class Transaction:
                 )
                 self.connection.execute(_save_text(changed), (*(after[n] for n in changed), qid))
 
-    def forget_receipts(self) -> None:
-        """Drop receipts whose time is over."""
+    def forget_expired(self) -> None:
+        """Drop receipts and deduplication ids whose time is over."""
         if self.now_ms:
             self.run("evict.forget", now=self.now_ms)
+            self.run("deduplication.expire", now=self.now_ms)

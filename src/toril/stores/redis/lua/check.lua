@@ -3,7 +3,7 @@
 -- ARGV  now mend collection cursor limit
 -- RETURNS  {where the next piece begins or "" at the end, the ids if it is a list, {kind, id, detail} of what was found}
 -- FLAGS  allow-oom
--- include: home
+-- include: home parent
 
 local GONE = "\0"
 
@@ -48,7 +48,16 @@ local function faulty(id)
       others[#others + 1] = name
     end
   end
-  return #others > 0 and leaves(id, others)
+  if #others > 0 then
+    return leaves(id, others)
+  end
+  if A.collection == "waiting-children" and redis.call("EXISTS", Q.base .. id .. ":dependencies") == 0 then
+    tell("childless", id, "")
+    if mend then
+      release(Q.base .. id, tonumber(A.now))
+    end
+  end
+  return false
 end
 
 -- From the serving end, since what is added to the other meanwhile moves nothing here.
@@ -85,4 +94,5 @@ end
 
 local is_list = A.collection == "wait" or A.collection == "paused" or A.collection == "active"
 local following, ids = (is_list and list_piece or set_piece)()
+wind_up()
 return { following, ids, found }

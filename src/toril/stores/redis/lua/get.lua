@@ -4,20 +4,7 @@
 -- RETURNS  for each ref {collection, score, the flat hash, ms left of its lock, pending children}, {"receipt", text} of one
 --          that was removed and whose result is kept, or {} of one that is unknown. A parent that has gone is left out
 -- FLAGS  no-writes
--- include: queue
-
-local SCORED = { "completed", "failed", "delayed", "prioritized", "waiting-children" }
-
--- A job that is nowhere else waits. Nobody looks for it there: the list may be long, and would be searched for each job.
-local function place_of(Q, id)
-  for _, name in ipairs(SCORED) do
-    local score = redis.call("ZSCORE", Q[name], id)
-    if score then
-      return name, score
-    end
-  end
-  return redis.call("LPOS", Q.active, id) and "active" or "wait", ""
-end
+-- include: place
 
 local function without_parent(job)
   local kept = {}

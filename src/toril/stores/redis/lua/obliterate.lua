@@ -1,6 +1,6 @@
 -- Remove a paused queue with everything in it, some of it at a time.
 -- KEYS  *queues
--- ARGV  now call limit force receipts cursor
+-- ARGV  now call limit force remains cursor
 -- RETURNS  {0 when nothing is left, 1 when more is, -1 not paused, -2 jobs are running; how many jobs were removed or run;
 --          the cursor to go on with}
 -- FLAGS  allow-oom
@@ -37,10 +37,13 @@ local function remove_schedulers()
 end
 
 -- Nothing lists what is remembered of jobs that are gone, so it is looked for among all keys.
-local function remove_receipts(cursor)
-  local page = redis.call("SCAN", cursor, "MATCH", A.receipts, "COUNT", A.limit)
+local function remove_remains(cursor)
+  local page = redis.call("SCAN", cursor, "MATCH", A.remains, "COUNT", A.limit)
   for _, key in ipairs(page[2]) do
-    redis.call("DEL", key)
+    local suffix = string.sub(key, #Q.base + 1)
+    if string.find(suffix, "^py:receipt:") or string.find(suffix, "^d[en]:") then
+      redis.call("DEL", key)
+    end
   end
   return page[1]
 end
@@ -71,7 +74,7 @@ wind_up()
 if not is_empty() then
   return { 1, removed, A.cursor }
 end
-local cursor = remove_receipts(A.cursor)
+local cursor = remove_remains(A.cursor)
 if cursor ~= "0" then
   return { 1, removed, cursor }
 end

@@ -1,4 +1,4 @@
--- Run finished jobs again.
+-- Run finished jobs again; one whose children have not all ended, when they have.
 -- KEYS  *queues
 -- ARGV  now call reset_attempts with_data data *refs(queue id)
 -- RETURNS  of each job done, missing or wrong-state
@@ -21,6 +21,14 @@ local function return_to_parent(key, state)
   end
 end
 
+-- Whoever runs a parent again does so in spite of the children that have failed: they hold it back no longer.
+local function forgive_children(key)
+  for _, child in ipairs(redis.call("ZRANGE", key .. ":unsuccessful", 0, -1)) do
+    redis.call("HSET", key .. ":failed", child, redis.call("HGET", child, "failedReason") or "")
+  end
+  redis.call("DEL", key .. ":unsuccessful")
+end
+
 local function retry(Q, id)
   local key = Q.base .. id
   local job = redis.call("HMGET", key, "opts", "priority")
@@ -39,9 +47,16 @@ local function retry(Q, id)
   if A.with_data == "1" then
     redis.call("HSET", key, "data", A.data)
   end
+  return_to_parent(key, state)
+  forgive_children(key)
+  if redis.call("EXISTS", key .. ":dependencies") == 1 then
+    redis.call("HSET", key, "delay", "0")
+    redis.call("ZADD", Q["waiting-children"], A.now, id)
+    emit(Q, "waiting-children", "jobId", id, "prev", state)
+    return "done"
+  end
   local known, opts = pcall(cjson.decode, job[1])
   put_behind(Q, id, tonumber(job[2]) or 0, known and opts.lifo == true)
-  return_to_parent(key, state)
   emit(Q, "waiting", "jobId", id, "prev", state)
   return "done"
 end

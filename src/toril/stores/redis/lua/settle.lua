@@ -86,7 +86,7 @@ local function refusal_of(item, key)
     if redis.call("EXISTS", key .. ":dependencies", key .. ":unsuccessful") == 0 then
       return nil
     end
-    return redis.call("EXISTS", key .. ":dependencies") == 1 and -4 or -9
+    return redis.call("EXISTS", key .. ":unsuccessful") == 1 and -9 or -4
   end
   if item.outcome == "awaiting-children" then
     if redis.call("EXISTS", key .. ":unsuccessful") == 1 then

@@ -92,6 +92,11 @@ def _keep(keep: Keep) -> bool | int | dict[str, float]:
     return age if keep.count is None else {**age, "count": keep.count}
 
 
+def deduplication_text(deduplication: Deduplication | None) -> str:
+    """The `de` of a job's `opts` by itself; nothing for none."""
+    return "" if deduplication is None else encode(_deduplication(deduplication))
+
+
 def _deduplication(deduplication: Deduplication) -> dict[str, Any]:
     stored: dict[str, Any] = {"id": deduplication.id}
     if deduplication.ttl_ms is not None:
@@ -99,6 +104,7 @@ def _deduplication(deduplication: Deduplication) -> dict[str, Any]:
     for name, wished in (
         ("extend", deduplication.extend),
         ("replace", deduplication.replace),
+        ("reschedule", deduplication.reschedule),
         ("keepLastIfActive", deduplication.keep_last_if_active),
     ):
         if wished:
@@ -207,11 +213,12 @@ def _read_deduplication(stored: Any) -> Deduplication | None:
     if "id" not in wish:
         return None
     return Deduplication(
-        wish["id"],
-        wish.get("ttl"),
-        bool(wish.get("extend")),
-        bool(wish.get("replace")),
-        bool(wish.get("keepLastIfActive")),
+        str(wish["id"]),
+        _whole(wish.get("ttl"), 0) or None,
+        extend=bool(wish.get("extend")),
+        replace=bool(wish.get("replace")),
+        reschedule=bool(wish.get("reschedule")),
+        keep_last_if_active=bool(wish.get("keepLastIfActive")),
     )
 
 

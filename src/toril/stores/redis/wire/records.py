@@ -28,13 +28,17 @@ EVENT_FIELDS = {
     ("completed", "returnvalue"): "result",
     ("failed", "failedReason"): "reason",
     ("retries-exhausted", "attemptsMade"): "attempts_made",
+    ("deduplicated", "deduplicationId"): "deduplication_id",
+    ("deduplicated", "deduplicatedJobId"): "deduplicated_job_id",
 }
 """Fields of BullMQ's own events, by their names here."""
 
 
 def read_claim(queue: str, job_id: str, told: Sequence[str | None], token: str, worker: str, keys: Keys) -> Claim:
     """What hand_out.lua tells of a job."""
-    opts, name, data, created, priority, made, started, stalled, deferred, parent, began, history, stacktrace = told
+    opts, name, data, created, priority, made, started, stalled, deferred, parent, began, history, stacks, schedule = (
+        told
+    )
     stored = read_options(opts or "{}")
     return Claim(
         ref=JobRef(queue, job_id),
@@ -51,7 +55,8 @@ def read_claim(queue: str, job_id: str, told: Sequence[str | None], token: str, 
         worker=worker,
         deferred=deferred,
         parent=read_parent(parent, keys) if parent else None,
-        handle=Handle(history or "", stacktrace or "", stored.stack_limit),
+        schedule=schedule,
+        handle=Handle(history or "", stacks or "", stored.stack_limit),
     )
 
 
@@ -107,6 +112,7 @@ def read_record(ref: JobRef, answer: Sequence[Any], now_ms: int, keys: Keys) -> 
         history=read_history(job, state),
         parent=read_parent(job.get("parent"), keys),
         pending_children=pending,
+        schedule=job.get("rjk"),
     )
 
 

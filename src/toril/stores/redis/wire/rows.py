@@ -20,7 +20,7 @@ from toril.model import (
 )
 from toril.options import HISTORY_LENGTH, Keep, Options
 from toril.stores.redis.keys import Keys
-from toril.stores.redis.wire.options import options_text, parent_text
+from toril.stores.redis.wire.options import deduplication_text, options_text, parent_text
 from toril.stores.redis.wire.texts import as_list, encode, parsed
 
 
@@ -35,6 +35,7 @@ class KindRow(NamedTuple):
     parent_key: str
     parent: str
     has_children: int
+    deduplication: str
 
 
 class JobRow(NamedTuple):
@@ -83,6 +84,7 @@ def _kind(job: NewJob, keys: Keys) -> KindRow:
         "" if job.parent is None else keys.job(job.parent.ref),
         "" if job.parent is None else parent_text(job.parent, keys),
         int(job.has_children),
+        deduplication_text(options.deduplication),
     )
 
 

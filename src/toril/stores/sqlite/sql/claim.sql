@@ -16,18 +16,18 @@ UPDATE job
 
 -- :pick  The first jobs of a state.
 SELECT json_group_array(json_array(row, id, name, data, options, attempts_made, attempts_started, stalled, priority,
-                                   created_at_ms, deferred, parent_row, policy))
+                                   created_at_ms, deferred, parent_row, policy, schedule))
   FROM (SELECT * FROM job WHERE qid = :qid AND state = :state ORDER BY rank, place LIMIT :free);
 
 -- :named  The very jobs that somebody wants.
 SELECT json_group_array(json_array(row, id, name, data, options, attempts_made, attempts_started, stalled, priority,
-                                   created_at_ms, deferred, parent_row, policy, state))
+                                   created_at_ms, deferred, parent_row, policy, schedule, state))
   FROM (SELECT job.* FROM json_each(:ids) w JOIN job ON job.qid = :qid AND job.id = w.value
          WHERE job.state IN ('waiting', 'prioritized', 'delayed') ORDER BY w.key);
 
 -- :again  What this wish has brought before.
 SELECT json_group_array(json_array(row, id, name, data, options, attempts_made, attempts_started - 1, stalled, priority,
-                                   created_at_ms, deferred, parent_row, policy))
+                                   created_at_ms, deferred, parent_row, policy, schedule))
   FROM (SELECT * FROM job WHERE qid = :qid AND state = 'active' AND token = :token ORDER BY rank, place);
 
 -- :take  Lock them.

@@ -9,11 +9,12 @@ SELECT qid, id, name, state, nonce, token, result, reason, attempts_made, create
  WHERE row IN (SELECT value FROM json_each(:rows))
    AND finished_at_ms + max(60000, coalesce(options ->> '$.keep_result_ms', 600000)) > :now;
 
--- :family  Those among them that are children or parents.
-SELECT json_group_array(json_array(row, qid, id, parent_row))
+-- :family  Those among them that are children or parents, or were added under a deduplication id.
+SELECT json_group_array(json_array(row, qid, id, parent_row, deduplication))
   FROM job
  WHERE row IN (SELECT value FROM json_each(:rows))
-   AND (parent_row IS NOT NULL OR EXISTS (SELECT 1 FROM child WHERE child.parent_row = job.row));
+   AND (parent_row IS NOT NULL OR deduplication IS NOT NULL
+        OR EXISTS (SELECT 1 FROM child WHERE child.parent_row = job.row));
 
 -- :orphan  Children whose parent goes.
 UPDATE job SET parent_row = NULL, policy = NULL

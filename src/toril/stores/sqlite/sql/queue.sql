@@ -39,6 +39,15 @@ DELETE FROM receipt WHERE qid = :qid;
 -- :delete_series
 DELETE FROM finished WHERE qid = :qid;
 
+-- :delete_deduplication
+DELETE FROM deduplication WHERE qid = :qid;
+
+-- :delete_kept
+DELETE FROM kept WHERE qid = :qid;
+
+-- :delete_schedules
+DELETE FROM schedule WHERE qid = :qid;
+
 -- :oldest  When the first of a state became ready.
 SELECT ready_at_ms FROM job WHERE qid = :qid AND state = :state ORDER BY rank, place LIMIT 1;
 

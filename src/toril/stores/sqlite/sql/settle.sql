@@ -2,7 +2,7 @@
 
 -- :verify  Those whose token is still the claim's, with what settling them needs.
 SELECT json_group_array(json_array(b.key, job.state, job.parent_row, job.policy, job.pending, job.history, job.attempts_made, job.deferred,
-                                    job.priority))
+                                    job.priority, job.deduplication))
   FROM json_each(:claims) b JOIN job ON job.row = b.value ->> 0 AND job.token = b.value ->> 1
  WHERE job.state <> 'active' OR job.locked_until_ms > :now;
 

@@ -4,28 +4,75 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import Any
 
 from toril.errors import JobNotFound, ParentTaken, QueueFull, TorilError
 from toril.model import Added, JobRef, NewJob, Receipt, Refusal, Unit
+from toril.options import Deduplication
 from toril.states import State
-from toril.stores.sqlite.transaction import SQL, QueueRow, Transaction
-from toril.stores.sqlite.verbs.moves import Job, release_parent
-from toril.stores.sqlite.verbs.records import options_text
-
-STEPS = (256, 32, 4, 1)
-"""How many jobs one INSERT holds: a few sizes, so that each is prepared once."""
+from toril.stores.sqlite.transaction import QueueRow, Transaction
+from toril.stores.sqlite.verbs.deduplication import Verdict, judge, met_before, owner_of, takes_the_place
+from toril.stores.sqlite.verbs.insert import attach, insert, parent_at, values_of
 
 
 @dataclass(slots=True)
 class _Known:
-    """What is there already under an id that is to be added."""
+    """What is there already under an id that is to be added. Its parent is known by its row, or by this call."""
 
-    row: int | None
     nonce: str | None
     parent_row: int | None = None
+    parent: JobRef | None = None
+
+    def is_repeated_by(self, job: NewJob) -> bool:
+        """Whether a job is this very one, stored before. A drawn id that is known is its own repeat."""
+        return job.nonce is None or job.nonce == self.nonce
+
+
+Names = tuple[str, str]
+"""A queue and an id in it."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What the units of one call meet, and what becomes of it."""
+
+    queues: dict[str, QueueRow]
+    known: dict[Names, _Known]
+    values: list[tuple[Any, ...]] = field(default_factory=list[tuple[Any, ...]])  # rows to be inserted
+    # Of one unit:
+    children: list[tuple[NewJob, int]] = field(default_factory=list[tuple[NewJob, int]])  # to be tied to their parents
+    loosened: set[JobRef] = field(default_factory=set[JobRef])  # parents that have lost a child, or did not get one
+
+    def insert(self, tx: Transaction) -> None:
+        """Insert what has gathered.
+
+        Raises:
+            Repeated: some of it is there already.
+        """
+        values, self.values = self.values, []
+        if insert(tx, values) != len(values):
+            raise Repeated
+
+    def attach(self, tx: Transaction, prefix: str) -> None:
+        """Tie the children of a unit to their parents, once all of them are in."""
+        if self.children or self.loosened:
+            self.insert(tx)
+            attach(tx, prefix, self.children, self.loosened)
+            self.children, self.loosened = [], set()
+
+    def obey(self, job: NewJob, verdict: Verdict) -> None:
+        """Take note of a job that does not come, or of one that is gone."""
+        if verdict.answer.duplicate and job.parent is not None:
+            self.loosened.add(job.parent.ref)
+        if verdict.loosened is not None:
+            self.loosened.add(verdict.loosened)
+        if verdict.replaced is not None:
+            name = (job.queue, verdict.replaced)
+            self.known.pop(name, None)
+            gone = [child for child, _ in self.children if (child.queue, child.id) == name]
+            self.loosened.update(child.parent.ref for child in gone if child.parent is not None)
+            self.children = [each for each in self.children if each[0] not in gone]
 
 
 class Repeated(Exception):
@@ -42,45 +89,69 @@ def add(tx: Transaction, prefix: str, units: Sequence[Unit], *, careful: bool = 
     """
     jobs = [job for unit in units for job in unit.jobs]
     queues = {name: _queue(tx, prefix, name) for name in {job.queue for job in jobs}}
-    looks = careful or any(job.nonce is not None or job.parent is not None for job in jobs)
+    looks = careful or any(_wants_a_look(job) for job in jobs)
     looks = looks or any(queue.has_receipts or queue.max_waiting is not None for queue in queues.values())
-    known = _known(tx, queues, jobs) if looks else {}
-    values: list[tuple[Any, ...]] = []
-    parents: list[tuple[NewJob, int]] = []
-    receipts = [_add_unit(tx, prefix, queues, known, unit, values, parents) for unit in units]
-    if _insert(tx, values) != len(values):
-        raise Repeated
-    _attach(tx, prefix, parents)
+    batch = _Batch(queues, _known(tx, queues, jobs) if looks else {})
+    receipts = [_add_unit(tx, prefix, batch, unit) for unit in units]
+    batch.insert(tx)
     return receipts
 
 
-def _add_unit(
-    tx: Transaction,
-    prefix: str,
-    queues: dict[str, QueueRow],
-    known: dict[tuple[str, str], _Known],
-    unit: Unit,
-    values: list[tuple[Any, ...]],
-    parents: list[tuple[NewJob, int]],
-) -> Receipt:
-    """The receipt of one unit; what is to be inserted goes to `values`, who is to be attached to `parents`."""
-    refusal = _refusal(tx, prefix, queues, known, unit)
+def _wants_a_look(job: NewJob) -> bool:
+    return job.nonce is not None or job.parent is not None or job.options.deduplication is not None
+
+
+def _add_unit(tx: Transaction, prefix: str, batch: _Batch, unit: Unit) -> Receipt:
+    """The receipt of one unit; what is to be inserted goes to the batch."""
+    if any(job.options.deduplication is not None for job in unit.jobs):
+        batch.insert(tx)  # owners are looked for among the jobs that are there
+    if _is_repeated(batch.known, unit):
+        return Receipt("sqlite", tuple(_answer_of_before(tx, batch, job) for job in unit.jobs))
+    refusal = _refusal(tx, prefix, batch.queues, batch.known, unit)
     if refusal is not None:
         return Receipt("sqlite", refusal=refusal)
-    added: list[Added] = []
-    for job in unit.jobs:
-        ref, queue = JobRef(job.queue, job.id), queues[job.queue]
-        before = known.get((job.queue, job.id))
-        repeated = before is None or job.nonce is None or job.nonce == before.nonce
-        added.append(Added(ref, duplicate=not repeated))
-        if before is None:
-            values.append(_values(tx, queue, job))
-            known[job.queue, job.id] = _Known(None, job.nonce)
-        elif not repeated:
-            tx.emit(queue, "duplicated", job.id)
-        if job.parent is not None and (before is None or before.row is not None):
-            parents.append((job, queue.qid))
-    return Receipt("sqlite", tuple(added))
+    answers = tuple(_add_job(tx, prefix, batch, job) for job in unit.jobs)
+    batch.attach(tx, prefix)
+    return Receipt("sqlite", answers)
+
+
+def _is_repeated(known: dict[Names, _Known], unit: Unit) -> bool:
+    """Whether a unit was stored before: whole, so one member that is known says so of all."""
+    befores = ((job, known.get((job.queue, job.id))) for job in unit.jobs) if known else ()
+    return any(before is not None and before.is_repeated_by(job) for job, before in befores)
+
+
+def _answer_of_before(tx: Transaction, batch: _Batch, job: NewJob) -> Added:
+    """What a member of a unit was answered the first time, as far as that can still be seen."""
+    before = batch.known.get((job.queue, job.id))
+    if before is None:
+        return met_before(tx, batch.queues[job.queue], job)
+    ref = JobRef(job.queue, job.id)
+    return Added(ref) if before.is_repeated_by(job) else Added(ref, True, "id")
+
+
+def _add_job(tx: Transaction, prefix: str, batch: _Batch, job: NewJob) -> Added:
+    ref, queue = JobRef(job.queue, job.id), batch.queues[job.queue]
+    before = batch.known.get((job.queue, job.id))
+    answer = Added(ref)
+    if before is None:
+        asked = job.options.deduplication
+        if asked is not None:
+            batch.insert(tx)
+            verdict = judge(tx, prefix, queue, job, asked)
+            batch.obey(job, verdict)
+            answer = verdict.answer
+            if answer.duplicate:
+                return answer
+        batch.values.append(values_of(tx, queue, job))
+        before = batch.known[job.queue, job.id] = _Known(job.nonce)
+    elif not before.is_repeated_by(job):
+        tx.emit(queue, "duplicated", job.id)
+        answer = Added(ref, True, "id")
+    if job.parent is not None:
+        before.parent = job.parent.ref
+        batch.children.append((job, queue.qid))
+    return answer
 
 
 def _queue(tx: Transaction, prefix: str, name: str) -> QueueRow:
@@ -89,24 +160,25 @@ def _queue(tx: Transaction, prefix: str, name: str) -> QueueRow:
     return queue
 
 
-def _known(tx: Transaction, queues: dict[str, QueueRow], jobs: list[NewJob]) -> dict[tuple[str, str], _Known]:
+def _known(tx: Transaction, queues: dict[str, QueueRow], jobs: list[NewJob]) -> dict[Names, _Known]:
     """Jobs that are there already, and jobs of which only the receipt is left."""
     ids = json.dumps([(queues[job.queue].qid, job.id) for job in jobs])
-    known: dict[tuple[str, str], _Known] = {}
+    known: dict[Names, _Known] = {}
     for key, row, nonce, parent_row, receipt_nonce, receipt in tx.batch("add.known", ids=ids, now=tx.now_ms):
         job = jobs[int(key)]
         if row is not None:
-            known[job.queue, job.id] = _Known(row, nonce, parent_row)
+            known[job.queue, job.id] = _Known(nonce, parent_row)
         elif receipt and (job.nonce is None or job.nonce == receipt_nonce):
-            known[job.queue, job.id] = _Known(None, receipt_nonce)
+            known[job.queue, job.id] = _Known(receipt_nonce)
     return known
 
 
 def _refusal(
-    tx: Transaction, prefix: str, queues: dict[str, QueueRow], known: dict[tuple[str, str], _Known], unit: Unit
+    tx: Transaction, prefix: str, queues: dict[str, QueueRow], known: dict[Names, _Known], unit: Unit
 ) -> Refusal | None:
     """Why a unit cannot be stored, before anything of it is."""
     room: dict[str, int] = {}
+    owners: dict[Names, bool] = {}
     members = {(job.queue, job.id) for job in unit.jobs}
     for job in unit.jobs:
         parent = job.parent
@@ -114,6 +186,8 @@ def _refusal(
             return Refusal(JobRef(job.queue, job.id), error)
         queue = queues[job.queue]
         if queue.max_waiting is None or (job.queue, job.id) in known or job.has_children:
+            continue
+        if job.options.deduplication is not None and _stands(tx, queue, job, job.options.deduplication, owners):
             continue
         waiting = queue.waiting + queue.prioritized
         room.setdefault(job.queue, queue.max_waiting - waiting)
@@ -124,11 +198,25 @@ def _refusal(
     return None
 
 
+def _stands(tx: Transaction, queue: QueueRow, job: NewJob, asked: Deduplication, owners: dict[Names, bool]) -> bool:
+    """Whether another job will stand in an add's place, which then needs no room.
+
+    `owners` are the deduplication ids of the members before it, and whether their owners will be delayed.
+    """
+    key = (job.queue, asked.id)
+    if key not in owners and (owner := owner_of(tx.connection, queue.qid, asked.id, tx.now_ms)) is not None:
+        owners[key] = owner.state == State.DELAYED
+    stands = key in owners and not takes_the_place(job, asked, delayed=owners[key])
+    if not stands:
+        owners[key] = job.options.delay_ms > 0
+    return stands
+
+
 def _unfit(
     tx: Transaction,
     prefix: str,
-    known: dict[tuple[str, str], _Known],
-    members: set[tuple[str, str]],
+    known: dict[Names, _Known],
+    members: set[Names],
     job: NewJob,
     parent: JobRef,
 ) -> TorilError | None:
@@ -136,81 +224,14 @@ def _unfit(
     if (parent.queue, parent.id) not in members | known.keys() and not _exists(tx, prefix, parent):
         return JobNotFound(parent)
     before = known.get((job.queue, job.id))
-    if before is None or before.parent_row is None:
+    if before is None:
         return None
-    queue, job_id = tx.one("add.parent", row=before.parent_row)
-    taken = JobRef(queue, job_id)
-    return None if taken == parent else ParentTaken(JobRef(job.queue, job.id), taken)
+    taken = before.parent
+    if taken is None and before.parent_row is not None:
+        taken = parent_at(tx, before.parent_row)
+    return None if taken in (None, parent) else ParentTaken(JobRef(job.queue, job.id), taken)
 
 
 def _exists(tx: Transaction, prefix: str, ref: JobRef) -> bool:
     queue = tx.queue(prefix, ref.queue)
     return queue is not None and tx.one("job.get", qid=queue.qid, id=ref.id) is not None
-
-
-def _values(tx: Transaction, queue: QueueRow, job: NewJob) -> tuple[Any, ...]:
-    """The columns of a new job; counts it and says that it was added."""
-    options = job.options
-    tx.emit(queue, "added", job.id, name=job.name)
-    ready_at_ms: int | None = None
-    if job.has_children:
-        state, rank, place = State.WAITING_CHILDREN, tx.now_ms, queue.back()
-        tx.emit(queue, "waiting-children", job.id)
-    elif options.delay_ms:
-        state, rank, place = State.DELAYED, job.created_at_ms + options.delay_ms, queue.back()
-        tx.emit(queue, "delayed", job.id, due_at_ms=str(rank))
-        tx.ring(queue)
-    else:
-        ready_at_ms = tx.now_ms
-        if options.priority:
-            state, rank, place = State.PRIORITIZED, options.priority, queue.back()
-        else:
-            state, rank, place = State.WAITING, 0, queue.front() if options.lifo else queue.back()
-        tx.emit(queue, "waiting", job.id)
-        tx.ring(queue)
-    queue.moved(None, state)
-    return (
-        queue.qid, job.id, state.value, rank, place, options.priority, options.delay_ms, job.name, job.data,
-        options_text(options), job.nonce, job.created_at_ms, ready_at_ms, None, None, 0,
-    )  # fmt: skip
-
-
-def _insert(tx: Transaction, values: list[tuple[Any, ...]]) -> int:
-    """Insert rows; how many were new."""
-    start = inserted = 0
-    for step in STEPS:
-        while len(values) - start >= step:
-            part = values[start : start + step]
-            text = _insert_text(SQL["add.insert"], step)
-            inserted += tx.connection.execute(text, [value for row in part for value in row]).rowcount
-            start += step
-    return inserted
-
-
-@lru_cache(maxsize=16)
-def _insert_text(statement: str, rows: int) -> str:
-    head, _, rest = statement.partition("VALUES ")
-    row, _, tail = rest.partition("\n")
-    return f"{head}VALUES {', '.join([row] * rows)}\n{tail}"
-
-
-def _attach(tx: Transaction, prefix: str, children: list[tuple[NewJob, int]]) -> None:
-    """Tie children to their parents, which wait for them; a parent with nothing to wait for is released."""
-    parents: set[int] = set()
-    for job, qid in children:
-        assert job.parent is not None
-        parent = tx.one("job.get", qid=_queue(tx, prefix, job.parent.ref.queue).qid, id=job.parent.ref.id)
-        child = Job(*tx.one("job.get", qid=qid, id=job.id))
-        if parent is None or child.parent_row not in (None, parent[0]):
-            continue
-        names = {"parent_row": parent[0], "qid": qid, "id": job.id}
-        tx.run("add.child", **names)
-        tx.run("add.attach", row=child.row, parent_row=parent[0], policy=job.parent.policy.value)
-        if child.state == State.COMPLETED:
-            tx.run("add.completed", row=child.row, **names)
-        parents.add(parent[0])
-    for row in parents:
-        tx.run("add.expect", parent_row=row)
-        found = Job(*tx.one("job.get_row", row=row))
-        if found.state == State.WAITING_CHILDREN and found.pending == 0:
-            release_parent(tx, prefix, (found.qid, found.id, found.state, 0, found.priority, found.delay_ms), row)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from toril.errors import QueueBusy, QueueNotPaused
 from toril.model import Answer, JobRef, QueueSettings, Update
-from toril.options import RateLimit
+from toril.options import Options, RateLimit
 from toril.states import FINISHED, State
 from toril.stores.sqlite.transaction import QueueRow, Transaction
+from toril.stores.sqlite.verbs.deduplication import owner_ended
+from toril.stores.sqlite.verbs.ending import apply_keep_rules, child_failed
 from toril.stores.sqlite.verbs.hold import write_logs, write_progress
-from toril.stores.sqlite.verbs.moves import Job, enqueue, evict, postpone, standing
-from toril.stores.sqlite.verbs.records import options_of
+from toril.stores.sqlite.verbs.moves import Job, enqueue, evict, postpone, release_when_done, standing
+from toril.stores.sqlite.verbs.records import options_of, options_or_default
 
 PIECE = 1000
 """How many jobs one transaction of a long removal takes."""
@@ -53,14 +56,21 @@ def retry(tx: Transaction, prefix: str, refs: Sequence[JobRef], reset_attempts: 
 
 
 def _retry(tx: Transaction, queue: QueueRow, job: Job, reset_attempts: bool, data: str | None) -> None:
-    lifo = options_of(job.options).lifo and not job.priority
-    state, rank, place = standing(queue, job.priority, front=lifo)
+    if job.pending:
+        state, rank, place = State.WAITING_CHILDREN, tx.now_ms, queue.back()
+    else:
+        lifo = options_of(job.options).lifo and not job.priority
+        state, rank, place = standing(queue, job.priority, front=lifo)
     tx.run(
         "job.retry", row=job.row, state=state, rank=rank, place=place, now=tx.now_ms, data=data, reset=reset_attempts
     )
+    tx.run("job.forgive", row=job.row)
     queue.moved(job.state, state)
     if job.parent_row is not None and tx.run("job.reattach", parent_row=job.parent_row, qid=queue.qid, id=job.id):
         tx.run("job.expect", row=job.parent_row)
+    if state is State.WAITING_CHILDREN:
+        tx.emit(queue, "waiting-children", job.id, prev=job.state)
+        return
     tx.emit(queue, "waiting", job.id, prev=job.state)
     tx.ring(queue)
 
@@ -71,6 +81,9 @@ def remove(tx: Transaction, prefix: str, refs: Sequence[JobRef]) -> list[Answer]
         found = _find(tx, prefix, ref)
         if found is None:
             answers.append(Answer.MISSING)
+            continue
+        if _is_awaited(tx, found[1]):
+            answers.append(Answer.WRONG_STATE)
             continue
         family = _family(tx, found[1])
         if any(job.is_locked(tx.now_ms) for job in family):
@@ -85,12 +98,77 @@ def remove(tx: Transaction, prefix: str, refs: Sequence[JobRef]) -> list[Answer]
     return answers
 
 
+def _is_awaited(tx: Transaction, job: Job) -> bool:
+    """Whether it is the run that a schedule waits for: without it, the schedule would stand still."""
+    if job.schedule is None:
+        return False
+    return tx.one("schedule.awaits", qid=job.qid, id=job.schedule, job_id=job.id) is not None
+
+
 def _family(tx: Transaction, job: Job) -> list[Job]:
     """A job and all below it, children before their parents."""
     family: list[Job] = []
     for (row,) in tx.rows("job.child_rows", row=job.row):
         family += _family(tx, Job(*tx.one("job.get_row", row=row)))
     return [*family, job]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancelled:
+    """A job that has failed without a run."""
+
+    queue: QueueRow
+    row: int
+    id: str
+    options: Options
+    parent_row: int | None
+    policy: str | None
+
+
+def cancel(tx: Transaction, prefix: str, refs: Sequence[JobRef], reason: str) -> list[Answer]:
+    answers: list[Answer] = []
+    for ref in refs:
+        found = _find(tx, prefix, ref)
+        if found is None:
+            answers.append(Answer.MISSING)
+        elif found[1].state in FINISHED or _is_awaited(tx, found[1]):
+            answers.append(Answer.WRONG_STATE)
+        elif found[1].state == State.ACTIVE:
+            answers.append(Answer.LOCKED)
+        else:
+            _cancel(tx, prefix, *found, reason)
+            answers.append(Answer.DONE)
+    return answers
+
+
+def _cancel(tx: Transaction, prefix: str, queue: QueueRow, job: Job, reason: str) -> None:
+    tx.run("job.cancel", row=job.row, reason=reason, now=tx.now_ms, place=queue.back())
+    queue.moved(job.state, State.FAILED)
+    tx.count_finished(queue, State.FAILED, 1)
+    ended = _Cancelled(queue, job.row, job.id, options_or_default(job.options), job.parent_row, job.policy)
+    if job.deduplication is not None:
+        owner_ended(tx, prefix, queue, job.deduplication, job.id)
+    if job.parent_row is not None:
+        child_failed(tx, prefix, ended, reason)
+    tx.emit(queue, "failed", job.id, reason=reason, prev=job.state)
+    apply_keep_rules(tx, prefix, queue, State.FAILED, [ended])
+
+
+def detach(tx: Transaction, prefix: str, refs: Sequence[JobRef]) -> list[Answer]:
+    answers: list[Answer] = []
+    for ref in refs:
+        found = _find(tx, prefix, ref)
+        answers.append(Answer.MISSING if found is None else _detach(tx, prefix, found[1]))
+    return answers
+
+
+def _detach(tx: Transaction, prefix: str, job: Job) -> Answer:
+    parent_row = job.parent_row
+    if parent_row is None or not tx.run("settle.forget_child", parent_row=parent_row, qid=job.qid, id=job.id):
+        return Answer.WRONG_STATE
+    tx.run("job.set_free", row=job.row)
+    release_when_done(tx, prefix, parent_row)
+    return Answer.DONE
 
 
 def update(tx: Transaction, prefix: str, updates: Sequence[Update]) -> list[Answer]:
@@ -188,7 +266,7 @@ def throttle(tx: Transaction, prefix: str, name: str, for_ms: int) -> None:
 def drain_piece(tx: Transaction, prefix: str, name: str, delayed: bool) -> int:
     """Remove some of what waits; how many. 0 when nothing is left."""
     states = (State.WAITING, State.PRIORITIZED, *((State.DELAYED,) if delayed else ()))
-    return _remove_piece(tx, prefix, tx.queue(prefix, name), states)
+    return _remove_piece(tx, prefix, tx.queue(prefix, name), states, "job.drainable")
 
 
 def clean(tx: Transaction, prefix: str, name: str, state: State, grace_ms: int, limit: int) -> list[str]:
@@ -210,21 +288,25 @@ def obliterate_piece(tx: Transaction, prefix: str, name: str, force: bool) -> in
         raise QueueNotPaused(name)
     if queue.active and not force:
         raise QueueBusy(name, queue.active)
-    removed = _remove_piece(tx, prefix, queue, tuple(State))
+    removed = _remove_piece(tx, prefix, queue, tuple(State), "job.in_state")
     if not removed:
         tx.run("queue.delete_events", qid=queue.qid)
         tx.run("queue.delete_receipts", qid=queue.qid)
         tx.run("queue.delete_series", qid=queue.qid)
+        tx.run("queue.delete_schedules", qid=queue.qid)
+        tx.run("queue.delete_deduplication", qid=queue.qid)
+        tx.run("queue.delete_kept", qid=queue.qid)
         tx.run("queue.delete", qid=queue.qid)
         tx.forget_queue(prefix, queue)
     return removed
 
 
-def _remove_piece(tx: Transaction, prefix: str, queue: QueueRow | None, states: Sequence[State]) -> int:
+def _remove_piece(tx: Transaction, prefix: str, queue: QueueRow | None, states: Sequence[State], statement: str) -> int:
+    """Remove some of the jobs of some states that a statement finds; how many."""
     if queue is None:
         return 0
     for state in states:
-        rows = [row for (row,) in tx.rows("job.in_state", qid=queue.qid, state=state, limit=PIECE)]
+        rows = [row for (row,) in tx.rows(statement, qid=queue.qid, state=state, limit=PIECE)]
         if rows:
             evict(tx, prefix, rows, receipts=False)
             return len(rows)

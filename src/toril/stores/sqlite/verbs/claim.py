@@ -135,7 +135,7 @@ def _take(tx: Transaction, queue: QueueRow, found: list[Any], wanted: Wanted) ->
         place=queue.back(len(found)),
     )
     for row in found:
-        queue.moved(row[13], State.ACTIVE)
+        queue.moved(row[14], State.ACTIVE)
         tx.emit(queue, "active", row[1], prev="waiting")
     return _claims(tx, queue, found, wanted)
 
@@ -146,7 +146,8 @@ def _claims(tx: Transaction, queue: QueueRow, found: list[Any], wanted: Wanted) 
     for row in found:
         (
             number, job_id, name, data, options, made, started, stalled, priority, created_at_ms, deferred, parent_row, policy,
-        ) = row[:13]  # fmt: skip
+            schedule,
+        ) = row[:14]  # fmt: skip
         kept, unreadable = _readable(name, data, options)
         deferred = deferred or unreadable
         claims.append(
@@ -165,6 +166,7 @@ def _claims(tx: Transaction, queue: QueueRow, found: list[Any], wanted: Wanted) 
                 worker=wanted.worker,
                 deferred=deferred,
                 parent=Parent(parents[parent_row], ChildPolicy(policy)) if parent_row in parents else None,
+                schedule=schedule,
                 handle=number,
             )
         )

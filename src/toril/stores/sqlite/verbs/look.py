@@ -24,6 +24,7 @@ from toril.options import DEFAULT_OPTIONS
 from toril.states import State
 from toril.stores.sqlite.transaction import MINUTE_MS, SQL, QueueRow
 from toril.stores.sqlite.verbs.admin import settings_of
+from toril.stores.sqlite.verbs.deduplication import owner_of
 from toril.stores.sqlite.verbs.records import record_of
 
 
@@ -131,6 +132,14 @@ def children(db: sqlite3.Connection, prefix: str, ref: JobRef) -> list[Child]:
         return []
     found = db.execute(SQL["job.children"], {"row": row}).fetchall()
     return [Child(JobRef(name, job_id), state, result, reason) for name, job_id, state, result, reason in found]
+
+
+def owner(db: sqlite3.Connection, prefix: str, name: str, id: str, now_ms: int) -> JobRef | None:
+    its = queue(db, prefix, name)
+    if its is None:
+        return None
+    found = owner_of(db, its.qid, id, now_ms)
+    return None if found is None else JobRef(name, found.id)
 
 
 def logs(db: sqlite3.Connection, prefix: str, ref: JobRef, first: int, limit: int) -> LogPage:

@@ -28,6 +28,8 @@ class Job(NamedTuple):
     options: str | None
     log_tail: int
     qid: int
+    deduplication: str | None
+    schedule: str | None
 
     def is_locked(self, now_ms: int) -> bool:
         """Whether a worker holds it."""
@@ -55,9 +57,18 @@ def enqueue(
     tx.ring(queue)
 
 
-def postpone(tx: Transaction, queue: QueueRow, row: int, job_id: str, before: str, delay_ms: int) -> None:
-    """Let one job run after a delay that counts from now, wherever it stood."""
-    due_ms, place = tx.now_ms + delay_ms, queue.back()
+def postpone(
+    tx: Transaction,
+    queue: QueueRow,
+    row: int,
+    job_id: str,
+    before: str,
+    delay_ms: int,
+    *,
+    since_ms: int | None = None,
+) -> None:
+    """Let one job run after a delay that counts from now, or from another moment, wherever it stood."""
+    due_ms, place = (tx.now_ms if since_ms is None else since_ms) + delay_ms, queue.back()
     tx.run("job.move", row=row, state=State.DELAYED, rank=due_ms, place=place, delay_ms=delay_ms, ready_at_ms=None)
     queue.moved(before, State.DELAYED)
     tx.emit(queue, "delayed", job_id, due_at_ms=str(due_ms))
@@ -88,15 +99,21 @@ def drop_from_parent(tx: Transaction, prefix: str, parent_row: int, qid: int, jo
 
 
 def evict(tx: Transaction, prefix: str, rows: list[int], *, receipts: bool) -> None:
-    """Delete jobs by row and count them out. With `receipts`, results that are still promised stay readable."""
+    """Delete jobs by row and count them out.
+
+    With `receipts` it is their keep rule that removes them: results that are still promised stay readable, and
+    deduplication ids that are kept for a time stay theirs.
+    """
     if not rows:
         return
     text = json.dumps(rows)
     if receipts:
         tx.run("evict.receipts", rows=text, now=tx.now_ms)
-    for row, qid, job_id, parent_row in tx.batch("evict.family", rows=text):
+    for row, qid, job_id, parent_row, deduplication in tx.batch("evict.family", rows=text):
         if parent_row is not None:
             drop_from_parent(tx, prefix, parent_row, qid, job_id)
+        if deduplication is not None and not receipts:
+            _disown(tx, qid, deduplication, job_id)
         tx.run("evict.orphan", row=row)
         tx.run("evict.childless", row=row)
     # Counted only now: a parent among them may just have been released by its child.
@@ -104,3 +121,9 @@ def evict(tx: Transaction, prefix: str, rows: list[int], *, receipts: bool) -> N
         tx.queue_of(prefix, qid).moved(state, None, count)
     tx.run("evict.logs", rows=text)
     tx.run("evict.jobs", rows=text)
+
+
+def _disown(tx: Transaction, qid: int, deduplication: str, job_id: str) -> None:
+    """A job goes that may own its deduplication id: the id is free, and nothing waits for its end any more."""
+    if tx.run("deduplication.disown", qid=qid, id=deduplication, owner=job_id):
+        tx.run("deduplication.drop_kept", qid=qid, id=deduplication)

@@ -32,7 +32,7 @@ def _plain(value: Any) -> Any:
         case Backoff():
             return [value.kind, value.delay_ms, value.jitter, value.max_delay_ms]
         case Deduplication():
-            return [value.id, value.ttl_ms, value.extend, value.replace, value.keep_last_if_active]
+            return [value.id, value.ttl_ms, value.extend, value.replace, value.reschedule, value.keep_last_if_active]
         case _:
             return value
 
@@ -90,6 +90,7 @@ def record_of(row: tuple[Any, ...]) -> JobRecord:
     (
         _, queue, job_id, name, data, options, state, rank, _, priority, _, created, processed, finished, made, started,
         stalled, worker, locked_until, progress, result, reason, deferred, history, pending, policy, parent_queue, parent_id,
+        schedule,
     ) = row  # fmt: skip
     attempts = history_of(history)
     if state == State.COMPLETED and processed is not None and finished is not None:
@@ -98,7 +99,7 @@ def record_of(row: tuple[Any, ...]) -> JobRecord:
         ref=JobRef(queue, job_id),
         name=name,
         data=data,
-        options=_options_or_default(options),
+        options=options_or_default(options),
         state=State(state),
         priority=priority,
         created_at_ms=created,
@@ -117,10 +118,11 @@ def record_of(row: tuple[Any, ...]) -> JobRecord:
         history=attempts,
         parent=parent_of(parent_queue, parent_id, policy),
         pending_children=pending,
+        schedule=schedule,
     )
 
 
-def _options_or_default(text: str | None) -> Options:
+def options_or_default(text: str | None) -> Options:
     """Options for looking at: what cannot be read must not hide the job."""
     try:
         return options_of(text)

@@ -24,11 +24,13 @@ from toril.model import (
     Throttled,
     Wanted,
 )
-from toril.options import ChildPolicy, Keep
+from toril.options import Options
 from toril.states import State
 from toril.stores.sqlite.transaction import QueueRow, Transaction
 from toril.stores.sqlite.verbs.claim import claim
-from toril.stores.sqlite.verbs.moves import drop_from_parent, evict, ready, release_parent, release_when_done, standing
+from toril.stores.sqlite.verbs.deduplication import owner_ended
+from toril.stores.sqlite.verbs.ending import apply_keep_rules, child_failed, tell_parent
+from toril.stores.sqlite.verbs.moves import ready, standing
 from toril.stores.sqlite.verbs.records import appended
 
 
@@ -45,6 +47,7 @@ class _Held:
     made: int
     deferred: str | None
     priority: int
+    deduplication: str | None
 
     @property
     def row(self) -> Any:
@@ -53,6 +56,10 @@ class _Held:
     @property
     def id(self) -> str:
         return self.settlement.claim.ref.id
+
+    @property
+    def options(self) -> Options:
+        return self.settlement.claim.options
 
 
 def settle(tx: Transaction, prefix: str, settlements: Sequence[Settlement], then: Wanted | None) -> Settled:
@@ -64,12 +71,12 @@ def settle(tx: Transaction, prefix: str, settlements: Sequence[Settlement], then
         outcome = item.settlement.outcome
         ref = item.settlement.claim.ref
         match outcome:
-            case Completed() if item.deferred is not None and tx.one("settle.failed_child", row=item.row):
+            case Completed() | AwaitingChildren() if item.deferred is not None and tx.one(
+                "settle.failed_child", row=item.row
+            ):
                 refused.append(Refusal(ref, Unrecoverable(item.deferred)))
             case Completed() if item.pending:
-                refused.append(
-                    Refusal(ref, WrongState(ref, "complete", f"waiting for {item.pending} children", "without any"))
-                )
+                refused.append(Refusal(ref, WrongState(ref, "complete", "waiting for children", "without any")))
             case AwaitingChildren() if not item.pending:
                 staying.append(ref)
             case _:
@@ -141,10 +148,12 @@ def _complete(tx: Transaction, prefix: str, queue: QueueRow, batch: Batch) -> No
     queue.moved(State.ACTIVE, State.COMPLETED, len(batch))
     tx.count_finished(queue, State.COMPLETED, len(batch))
     for item, outcome in batch:
+        if item.deduplication is not None:
+            owner_ended(tx, prefix, queue, item.deduplication, item.id)
         if item.parent_row is not None:
-            _tell_parent(tx, prefix, item, "completed", result=outcome.result)
+            tell_parent(tx, prefix, item, "completed", result=outcome.result)
         tx.emit(queue, "completed", item.id, result=outcome.result, prev="active")
-    _apply_keep_rules(tx, prefix, queue, State.COMPLETED, batch)
+    apply_keep_rules(tx, prefix, queue, State.COMPLETED, [item for item, _ in batch])
 
 
 def _fail(tx: Transaction, prefix: str, queue: QueueRow, batch: Batch) -> None:
@@ -157,13 +166,15 @@ def _fail(tx: Transaction, prefix: str, queue: QueueRow, batch: Batch) -> None:
     queue.moved(State.ACTIVE, State.FAILED, len(batch))
     tx.count_finished(queue, State.FAILED, len(batch))
     for item, outcome in batch:
+        if item.deduplication is not None:
+            owner_ended(tx, prefix, queue, item.deduplication, item.id)
         if item.parent_row is not None:
-            _child_failed(tx, prefix, item, outcome.reason)
+            child_failed(tx, prefix, item, outcome.reason)
         made = item.made + 1
         tx.emit(queue, "failed", item.id, reason=outcome.reason, prev="active")
         if made >= item.settlement.claim.options.attempts:
             tx.emit(queue, "retries-exhausted", item.id, attempts_made=str(made))
-    _apply_keep_rules(tx, prefix, queue, State.FAILED, batch)
+    apply_keep_rules(tx, prefix, queue, State.FAILED, [item for item, _ in batch])
 
 
 def _requeue(tx: Transaction, prefix: str, queue: QueueRow, batch: Batch) -> None:
@@ -234,106 +245,6 @@ def _history(tx: Transaction, item: _Held, outcome: str, reason: str, stack: str
     claimed = item.settlement.claim
     attempt = Attempt(claimed.attempt, claimed.worker, claimed.claimed_at_ms, tx.now_ms, outcome, reason, stack)
     return appended(item.history, attempt)
-
-
-# -------------------------------------------------------------------- parents
-
-
-def _tell_parent(
-    tx: Transaction, prefix: str, item: _Held, state: str, *, result: str | None = None, reason: str | None = None
-) -> None:
-    """A child counts as done; the last one releases its parent."""
-    assert item.parent_row is not None
-    told = tx.run(
-        "settle.child",
-        parent_row=item.parent_row,
-        qid=item.queue.qid,
-        id=item.id,
-        state=state,
-        result=result,
-        reason=reason,
-    )
-    if told:
-        release_when_done(tx, prefix, item.parent_row)
-
-
-def _child_failed(tx: Transaction, prefix: str, item: _Held, reason: str) -> None:
-    """What a child's failure does to its parent is the child's policy."""
-    row = item.parent_row
-    assert row is not None
-    match ChildPolicy(item.policy or ChildPolicy.WAIT):
-        case ChildPolicy.WAIT:
-            return
-        case ChildPolicy.IGNORE:
-            _tell_parent(tx, prefix, item, "ignored", reason=reason)
-        case ChildPolicy.REMOVE:
-            drop_from_parent(tx, prefix, row, item.queue.qid, item.id)
-        case ChildPolicy.CONTINUE:
-            if tx.run(
-                "settle.child",
-                parent_row=row,
-                qid=item.queue.qid,
-                id=item.id,
-                state="ignored",
-                result=None,
-                reason=reason,
-            ):
-                _release(tx, prefix, row, tx.one("settle.parent", row=row))
-        case ChildPolicy.FAIL:
-            if tx.run(
-                "settle.child",
-                parent_row=row,
-                qid=item.queue.qid,
-                id=item.id,
-                state="failed",
-                result=None,
-                reason=reason,
-            ):
-                parent = tx.one("settle.parent", row=row)
-                if parent is not None and parent[2] not in (State.FAILED, State.COMPLETED):
-                    tx.run("settle.defer", row=row, reason=f"child {item.settlement.claim.ref} failed")
-                    _release(tx, prefix, row, parent)
-
-
-def _release(tx: Transaction, prefix: str, row: int, parent: tuple[Any, ...] | None) -> None:
-    """Let a parent go on though others of its children are pending."""
-    if parent is not None and parent[2] in (State.WAITING_CHILDREN, State.DELAYED):
-        release_parent(tx, prefix, parent, row)
-
-
-# -------------------------------------------------------------------- keep rules
-
-
-def _apply_keep_rules(tx: Transaction, prefix: str, queue: QueueRow, state: State, batch: Batch) -> None:
-    """Remove at once what is not to be kept, then what is beyond the count or age of those that are."""
-    completed = state is State.COMPLETED
-    rules: set[Keep] = set()
-    at_once: list[int] = []
-    for item, _ in batch:
-        options = item.settlement.claim.options
-        keep = options.keep_completed if completed else options.keep_failed
-        if keep is not None and keep.count == 0:
-            at_once.append(item.row)
-        elif keep is not None:
-            rules.add(keep)
-    evict(tx, prefix, at_once, receipts=True)
-    for keep in rules:
-        if keep.age_ms is not None:
-            before_ms = tx.now_ms - keep.age_ms
-            evict(
-                tx,
-                prefix,
-                tx.batch("settle.beyond_age", qid=queue.qid, state=state.value, before=before_ms),
-                receipts=True,
-            )
-        if keep.count is not None and queue.count(state) > keep.count:
-            excess = queue.count(state) - keep.count
-            evict(
-                tx,
-                prefix,
-                tx.batch("settle.beyond_count", qid=queue.qid, state=state.value, excess=excess),
-                receipts=True,
-            )
 
 
 def _say_drained(tx: Transaction, queue: QueueRow, *, asked: bool) -> None:

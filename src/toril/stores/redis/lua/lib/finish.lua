@@ -1,5 +1,5 @@
 -- End jobs: keep them by their rule, or remove them and remember what somebody may still ask for.
--- include: parent metrics
+-- include: parent job metrics
 
 local finished = {}
 
@@ -7,18 +7,6 @@ local REMEMBERED = {
   "name", "timestamp", "processedOn", "finishedOn", "atm", "ats", "stc", "pb", "returnvalue", "failedReason",
   "py:nonce", "py:history", "parentKey",
 }
-
-local function keys_of_job(key, keys)
-  local n = #keys
-  keys[n + 1], keys[n + 2], keys[n + 3] = key, key .. ":logs", key .. ":dependencies"
-  keys[n + 4], keys[n + 5], keys[n + 6] = key .. ":processed", key .. ":failed", key .. ":unsuccessful"
-end
-
-local function delete_job(key)
-  local keys = {}
-  keys_of_job(key, keys)
-  delete_keys(keys)
-end
 
 -- What is still known of a job that its keep rule has removed: that it was there, and its result.
 local function leave_receipt(Q, id, state, ttl_ms, found)
@@ -69,18 +57,21 @@ local function evict_by(Q, state, terms, now)
   end
 end
 
+-- The deduplication id of a job that ends is free, unless it is kept for a time. Whether no other job has it by now.
 local function forget_deduplication(Q, deduplication_id, id)
   local key = Q["de:"] .. deduplication_id
-  local ttl = redis.call("PTTL", key)
-  if ttl == 0 or (ttl == -1 and redis.call("GET", key) == id) then
+  local owner, ttl = redis.call("GET", key), redis.call("PTTL", key)
+  if ttl == 0 or (ttl == -1 and owner == id) then
     redis.call("DEL", key)
   end
+  return not owner or owner == id or ttl == 0 or not is_unfinished(Q.base .. owner)
 end
 
--- Of the adds that came while a job with their deduplication id ran, Node keeps the last one: it is added when that ends.
+-- Of the adds that came while a job with their deduplication id ran, the last one is kept: it is added when that ends. A
+-- job that has its id by now stands as it is.
 local function add_kept(Q, deduplication_id, now)
   local place = Q["dn:"] .. deduplication_id
-  local kept = redis.call("HMGET", place, "name", "data", "opts", "jid", "pk", "pd", "pdk", "rjk")
+  local kept = redis.call("HMGET", place, "name", "data", "opts", "jid", "pk", "pd", "pdk", "rjk", "py:nonce")
   if not kept[1] then
     return
   end
@@ -88,6 +79,10 @@ local function add_kept(Q, deduplication_id, now)
   local drawn = redis.call("INCR", Q.id)
   local id = kept[4] or string.format("%.0f", drawn)
   local key = Q.base .. id
+  if redis.call("EXISTS", key) == 1 then
+    emit(Q, "duplicated", "jobId", id)
+    return
+  end
   local known, opts = pcall(cjson.decode, kept[3] or "{}")
   opts = known and opts or {}
   local delay, priority = tonumber(opts.delay) or 0, tonumber(opts.priority) or 0
@@ -96,14 +91,15 @@ local function add_kept(Q, deduplication_id, now)
     "HSET", key, "name", kept[1], "data", kept[2] or "{}", "opts", kept[3] or "{}", "timestamp", A.now,
     "delay", delay, "priority", priority, "deid", deduplication_id
   )
-  if kept[5] then
+  if kept[5] and redis.call("EXISTS", kept[5]) == 1 then
     redis.call("HSET", key, "parentKey", kept[5], "parent", kept[6] or "{}")
-  end
-  if kept[7] then
-    redis.call("SADD", kept[7], key)
+    redis.call("SADD", kept[7] or kept[5] .. ":dependencies", key)
   end
   if kept[8] then
     redis.call("HSET", key, "rjk", kept[8])
+  end
+  if kept[9] then
+    redis.call("HSET", key, "py:nonce", kept[9])
   end
   emit(Q, "added", "jobId", id, "name", kept[1])
   if delay > 0 then
@@ -129,13 +125,13 @@ local function ended(Q, state)
   return group
 end
 
--- `fields` is what the hash gets besides; `job` what settle.lua has read of it, `item` the settlement.
-local function finish(Q, key, item, job, state, now, fields)
+-- End a job: its deduplication id is free, its parent is told, and it stays by its keep rule or goes. `job` is what was read
+-- of it, `item` its id, value and terms; what follows are fields of its hash and their values.
+local function conclude(Q, key, item, job, state, now, ...)
   local id, value = item.id, item.value
   local group = ended(Q, state)
   group.count = group.count + 1
-  if job.deid then
-    forget_deduplication(Q, job.deid, id)
+  if job.deid and forget_deduplication(Q, job.deid, id) then
     add_kept(Q, job.deid, now)
   end
   if job.parentKey and state == "completed" then
@@ -144,28 +140,33 @@ local function finish(Q, key, item, job, state, now, fields)
     child_failed(job.parentKey, job.parent, key, value, now)
   end
 
-  local made = job.atm and string.format("%.0f", job.atm + 1) or "1"
   local result = state == "completed" and "returnvalue" or "failedReason"
-  redis.call("HSET", key, "atm", made, "finishedOn", A.now, result, value, unpack(fields or {}))
+  redis.call("HSET", key, "finishedOn", A.now, result, value, ...)
   if item.terms.keep_count == "0" then
     leave_receipt(Q, id, state, item.terms.receipt_ms, redis.call("HMGET", key, unpack(REMEMBERED)))
     delete_job(key)
     if job.parentKey then
       drop_child(job.parentKey, key)
     end
-  else
-    group.terms[item.terms] = true
-    if state == "completed" then
-      local scored = group.scored
-      scored[#scored + 1], scored[#scored + 2] = A.now, id
-    else
-      redis.call("ZADD", Q.failed, A.now, id) -- at once: a child that fails in the same call must find it there
-      if job.defa then
-        redis.call("HDEL", key, "defa")
-      end
-    end
+    return
   end
+  group.terms[item.terms] = true
+  if state == "completed" then
+    local scored = group.scored
+    scored[#scored + 1], scored[#scored + 2] = A.now, id
+    return
+  end
+  redis.call("ZADD", Q.failed, A.now, id) -- at once: a child that fails in the same call must find it there
+  if job.defa then
+    redis.call("HDEL", key, "defa")
+  end
+end
 
+-- End a job that has run; `fields` is what its hash gets besides.
+local function finish(Q, key, item, job, state, now, fields)
+  local id, value = item.id, item.value
+  local made = job.atm and string.format("%.0f", job.atm + 1) or "1"
+  conclude(Q, key, item, job, state, now, "atm", made, unpack(fields or {}))
   if state == "completed" then
     emit(Q, "completed", "jobId", id, "returnvalue", value, "prev", "active")
     return

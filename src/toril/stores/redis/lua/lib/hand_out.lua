@@ -5,7 +5,7 @@
 local function tell(key)
   return redis.call(
     "HMGET", key, "opts", "name", "data", "timestamp", "priority", "atm", "ats", "stc", "defa", "parent", "processedOn",
-    "py:history", "stacktrace"
+    "py:history", "stacktrace", "rjk"
   )
 end
 

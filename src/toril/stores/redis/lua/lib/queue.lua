@@ -125,9 +125,12 @@ local function wind_up()
   end
 end
 
--- The queue's base and the id of a full job key; ids have no colon.
+-- The queue's base and the id of a full job key. Ids may have colons, as those of schedules' runs have, and names of queues
+-- have none. A key under another prefix is cut at its last colon, as Node cuts all.
 local function split(job_key)
-  local id = string.match(job_key, "[^:]*$")
+  local prefix = string.match(K.queues[1], "^(.*:)[^:]*:$")
+  local queue_name = string.sub(job_key, 1, #prefix) == prefix and string.match(job_key, "^[^:]*:", #prefix + 1)
+  local id = queue_name and string.sub(job_key, #prefix + #queue_name + 1) or string.match(job_key, "[^:]*$")
   return string.sub(job_key, 1, #job_key - #id), id
 end
 
