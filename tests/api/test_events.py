@@ -16,26 +16,9 @@ from toril.events import Completed, Drained, Failed, FinalFailure, JobEvent, Pro
 from toril.model import Delayed, Released, Report
 from toril.states import State
 from toril.store import Store
-from worker.stage import WatchedStore, at_work, clock_of, count, quiet, told, turn
+from worker.stage import Heard, WatchedStore, at_work, clock_of, count, quiet, told, turn
 
 # ------------------------------------------------------------------ told anywhere
-
-
-class Heard:
-    """What a queue's events have told, to wait for."""
-
-    def __init__(self) -> None:
-        self._told: asyncio.Queue[JobEvent] = asyncio.Queue()
-
-    def __call__(self, event: JobEvent) -> None:
-        self._told.put_nowait(event)
-
-    async def next(self, times: int = 1) -> list[JobEvent]:
-        return [await soon(self._told.get()) for _ in range(times)]
-
-    @property
-    def silent(self) -> bool:
-        return self._told.empty()
 
 
 @contextlib.asynccontextmanager

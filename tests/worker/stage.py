@@ -14,6 +14,7 @@ from conformance.given import soon
 from toril import Queue, Served, Worker
 from toril.clock import TurnedClock
 from toril.errors import StoreUnavailable
+from toril.events import JobEvent
 from toril.handlers import HandlerTable, registered
 from toril.model import Event, JobRecord, JobRef
 from toril.options import Strategy
@@ -263,6 +264,25 @@ class Gate:
 
     def open(self) -> None:
         self._open.set()
+
+
+class Heard:
+    """What somebody was told of jobs, to wait for."""
+
+    def __init__(self) -> None:
+        self._told: asyncio.Queue[JobEvent] = asyncio.Queue()
+
+    def __call__(self, event: JobEvent) -> None:
+        self._told.put_nowait(event)
+
+    async def next(self, times: int = 1) -> list[JobEvent]:
+        """The next so many things."""
+        return [await soon(self._told.get()) for _ in range(times)]
+
+    @property
+    def silent(self) -> bool:
+        """Whether there is nothing more."""
+        return self._told.empty()
 
 
 async def no_work() -> None:

@@ -13,24 +13,20 @@ from toril import App, Context, Queue, QueueEvents, Throttle
 from toril.events import Completed, Drained, Failed, FinalFailure, JobEvent, Retrying
 from toril.states import State
 from toril.store import Store
-from worker.stage import Gate, WatchedStore, at_work, clock_of, count, finished, handlers, quiet, running, told, turn
-
-
-class Heard:
-    """What listeners were told, to wait for."""
-
-    def __init__(self) -> None:
-        self._told: asyncio.Queue[JobEvent] = asyncio.Queue()
-
-    def __call__(self, event: JobEvent) -> None:
-        self._told.put_nowait(event)
-
-    async def next(self, times: int = 1) -> list[JobEvent]:
-        return [await soon(self._told.get()) for _ in range(times)]
-
-    @property
-    def silent(self) -> bool:
-        return self._told.empty()
+from worker.stage import (
+    Gate,
+    Heard,
+    WatchedStore,
+    at_work,
+    clock_of,
+    count,
+    finished,
+    handlers,
+    quiet,
+    running,
+    told,
+    turn,
+)
 
 
 @pytest.fixture

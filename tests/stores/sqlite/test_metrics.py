@@ -26,11 +26,12 @@ from conformance.given import (
     given_settings,
     soon,
 )
+from stores.sqlite.old import file_of
 from toril.clock import TurnedClock
 from toril.model import Claim, Completed, Failed, Outcome, QueueSettings, Settlement
 from toril.states import State
 from toril.stores.sqlite import connection
-from toril.stores.sqlite.connection import Place, open_writer
+from toril.stores.sqlite.connection import Place
 from toril.stores.sqlite.database import Database, database_at, leave
 from toril.stores.sqlite.store import SqliteStore
 from toril.stores.sqlite.transaction import Transaction
@@ -182,11 +183,7 @@ async def held(database: Database) -> AsyncGenerator[None]:
 @pytest.fixture
 def old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file as the first schema alone made it: a queue with a setting, a job that has completed and one that waits."""
-    migrations = connection._MIGRATIONS  # pyright: ignore[reportPrivateUsage]
-    with monkeypatch.context() as patch:
-        patch.setattr(connection, "_MIGRATIONS", migrations[:1])
-        open_writer(Place(path)).close()
-    with contextlib.closing(sqlite3.connect(path)) as file:
+    with file_of(path, 1, monkeypatch) as file:
         file.execute(
             "INSERT INTO queue (qid, prefix, name, tail, concurrency, waiting, completed) VALUES (1, 'bull', 'email', 2, 7, 1, 1)"
         )
@@ -195,7 +192,6 @@ def old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 "INSERT INTO job (qid, id, state, rank, place, name, data, created_at_ms) VALUES (1, ?, ?, 0, ?, 'welcome', '{}', 0)",
                 (job_id, state, place),
             )
-        file.commit()
     return path
 
 

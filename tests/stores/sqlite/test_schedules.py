@@ -32,12 +32,12 @@ from conformance.given import (
     state_of,
 )
 from conformance.given_schedules import advanced, claim_run, given_schedule, schedule_of
+from stores.sqlite.old import file_of
 from toril.clock import TurnedClock
 from toril.model import Answer, JobRef, Placed
 from toril.options import HOUR_MS, Deduplication
 from toril.states import State
-from toril.stores.sqlite import connection
-from toril.stores.sqlite.connection import Place, open_writer
+from toril.stores.sqlite.connection import Place
 from toril.stores.sqlite.database import Database, database_at, leave
 from toril.stores.sqlite.store import SqliteStore
 from toril.stores.sqlite.transaction import Transaction
@@ -172,11 +172,7 @@ def counted(path: Path, table: str) -> int:
 @pytest.fixture
 def old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file as the first two schemas made it: a parent that waits for a child, and a job that has completed."""
-    migrations = connection._MIGRATIONS  # pyright: ignore[reportPrivateUsage]
-    with monkeypatch.context() as patch:
-        patch.setattr(connection, "_MIGRATIONS", migrations[:2])
-        open_writer(Place(path)).close()
-    with contextlib.closing(sqlite3.connect(path)) as file:
+    with file_of(path, 2, monkeypatch) as file:
         file.execute(
             "INSERT INTO queue (qid, prefix, name, tail, waiting, completed, waiting_children) VALUES (1, 'bull', 'email', 3, 1, 1, 1)"
         )
@@ -189,7 +185,6 @@ def old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 (row, job_id, state, row, parent, int(job_id == "parent")),
             )
         file.execute("INSERT INTO child (parent_row, qid, id) VALUES (1, 1, 'child')")
-        file.commit()
     return path
 
 

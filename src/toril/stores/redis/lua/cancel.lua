@@ -35,16 +35,6 @@ local function terms(text)
   return terms_of[text]
 end
 
--- Take a job out of the place where it waits, and say which that was.
-local function take_out_waiting(Q, id)
-  for _, name in ipairs(PLACES) do
-    searched(LISTED[name] and redis.call("LLEN", Q[name]) or 0)
-    if leave(Q, name, id) then
-      return name
-    end
-  end
-end
-
 local function cancel(Q, id)
   local key = Q.base .. id
   local found = redis.call("HMGET", key, "timestamp", "opts", "parentKey", "parent", "deid", "defa", "rjk", "finishedOn")
@@ -55,7 +45,7 @@ local function cancel(Q, id)
   elseif redis.call("LPOS", Q.active, id) then
     return "locked"
   end
-  local before = take_out_waiting(Q, id)
+  local before = take_out(Q, id, PLACES)
   if not before then
     return "wrong-state"
   end

@@ -59,7 +59,7 @@ end
 
 local function remove(Q, id)
   local job = look_at(Q, id)
-  local before = take_out(Q, id)
+  local before = take_out(Q, id, COLLECTIONS) or "unknown"
   forget(Q, job)
   emit(Q, "removed", "jobId", id, "prev", before)
   worked(1)

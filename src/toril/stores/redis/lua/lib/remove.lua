@@ -33,15 +33,15 @@ local function leave(Q, name, id)
   return redis.call("ZREM", Q[name], id) == 1
 end
 
--- Take a job out of the collection in which it is, and say which that was.
-local function take_out(Q, id)
-  for _, name in ipairs(COLLECTIONS) do
+-- Take a job out of the one of these collections in which it is, and say which that was.
+local function take_out(Q, id, names)
+  for _, name in ipairs(names) do
     searched(LISTED[name] and redis.call("LLEN", Q[name]) or 0)
     if leave(Q, name, id) then
       return name
     end
   end
-  return "unknown"
+  return nil
 end
 
 -- What belongs to a job that is in no collection any more. A parent that waited for it alone is released.
