@@ -18,6 +18,7 @@ from conformance.given import (
     state_of,
     told,
 )
+from conformance.given_schedules import claim_run, given_schedule
 from toril.model import Completed, Failed, Recovered
 from toril.states import State
 from toril.store import Store
@@ -134,6 +135,16 @@ async def test_a_job_that_stalled_as_often_as_allowed_runs_again(store: Store) -
         again = await claim_one(store)
         assert again.stalled == n
         assert again.deferred is None
+
+
+async def test_the_run_of_a_schedule_is_tried_again_however_often_it_stalls(store: Store) -> None:
+    seen = await given_schedule(store)
+    one = await claim_run(store, seen)
+
+    for _ in range(3):
+        assert await lapse(store, max_stalled=0) == Recovered(requeued=(one.ref,))
+        one = await claim_one(store)
+        assert one.deferred is None
 
 
 async def test_a_job_that_stalled_too_often_is_put_back_to_be_failed(store: Store) -> None:

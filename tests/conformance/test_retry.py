@@ -216,6 +216,19 @@ async def test_a_failed_parent_that_is_retried_alone_goes_on_without_the_child_t
     assert (seen.ref, seen.state, seen.reason) == (child, "ignored", "no picture")
 
 
+async def test_a_completed_parent_that_is_retried_is_not_failed_by_what_was_mended_before(store: Store) -> None:
+    parent, [child] = await given_flow(store, policy=ChildPolicy.FAIL)
+    await fail(store, await claim_one(store, "images"))
+    one = await claim_one(store)
+    await store.retry([child])
+    await complete(store, await claim_one(store, "images"))
+    await complete(store, one)
+
+    await store.retry([parent])
+
+    assert (await claim_one(store)).deferred is None
+
+
 async def test_retry_tells_waiting_and_from_where(store: Store) -> None:
     failed = await given_failed(store)
     completed = await given_completed(store, queue="images")

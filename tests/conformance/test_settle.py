@@ -979,3 +979,48 @@ async def test_an_add_of_many_units_and_their_settling_leave_nothing_behind(stor
     await store.settle([Settlement(one, Completed()) for one in claims])
 
     assert [await count_of(store, state) for state in State] == [0] * len(State)
+
+
+# ------------------------------------------------------------------ a child and its parent in one call
+
+
+async def given_parent_beside_its_child(store: Store) -> tuple[Claim, Claim]:
+    """A parent that was let go by one child's failure, and its other child; both run."""
+    parent = new_job(store, has_children=True)
+    policies = (ChildPolicy.CONTINUE, ChildPolicy.FAIL)
+    children = [new_job(store, queue="images", parent=ref_of(parent), policy=policy) for policy in policies]
+    await added(store, parent, *children)
+    await fail(store, await claim_one(store, "images"))
+    return await claim_one(store), await claim_one(store, "images")
+
+
+async def test_a_parent_that_wants_to_wait_has_nothing_to_wait_for_once_its_child_has_completed_in_the_same_call(
+    store: Store,
+) -> None:
+    parent, child = await given_parent_beside_its_child(store)
+
+    settled = await store.settle([Settlement(child, Completed()), Settlement(parent, AwaitingChildren())])
+
+    assert settled.staying == (parent.ref,)
+    assert await state_of(store, parent.ref) is State.ACTIVE
+
+
+async def test_a_parent_completes_once_its_child_has_completed_in_the_same_call(store: Store) -> None:
+    parent, child = await given_parent_beside_its_child(store)
+
+    settled = await store.settle([Settlement(child, Completed()), Settlement(parent, Completed())])
+
+    assert settled.refused == ()
+    assert await state_of(store, parent.ref) is State.COMPLETED
+
+
+@pytest.mark.parametrize("wish", [Completed(), AwaitingChildren()], ids=["complete", "wait"])
+async def test_a_parent_can_neither_complete_nor_wait_once_its_child_has_failed_it_in_the_same_call(
+    store: Store, wish: Outcome
+) -> None:
+    parent, child = await given_parent_beside_its_child(store)
+
+    settled = await store.settle([Settlement(child, Failed("no")), Settlement(parent, wish)])
+
+    assert [refusal.ref for refusal in settled.refused] == [parent.ref]
+    assert await state_of(store, parent.ref) is State.ACTIVE

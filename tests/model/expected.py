@@ -243,6 +243,9 @@ class Model:
         if reset:
             job.made = job.started = job.stalled = 0
         job.delay_ms = 0
+        for child_id, child in job.children.items():
+            if child.state == "failed":
+                job.children[child_id] = replace(child, state="ignored")
         parent = self.parent_of(job)
         if parent is not None and job.id in parent.children:
             parent.children[job.id] = Child(JobRef(QUEUE, job.id), "pending")

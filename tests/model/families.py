@@ -78,6 +78,22 @@ class Families(Machine):
             self.operations = {"retry"}
             self.retry(child, reset=False)
 
+    @precondition(lambda self: not self.model.paused)
+    @rule(pick=picks, policy=policies, kind=ends, wish=st.sampled_from(["completed", "awaiting-children"]))
+    def end_a_child_with_its_parent(self, pick: int, policy: ChildPolicy, kind: str, wish: str) -> None:
+        """A running job has added a child, and both are settled in one call."""
+        held = [claim for claim in self.claims if self.model.judge(claim) == "held"]
+        held = [claim for claim in held if self.may_be_a_parent(self.model.jobs[claim.ref.id])]
+        if not held or not self.model.room(1):
+            return
+        parent = held[pick % len(held)]
+        child = self._new_child(Parent(parent.ref, policy), kept=True)
+        self._add_unit(child)
+        self.every_job_is_what_it_must_be()
+        self.take_by_name("w1", self.model.jobs[child.id])
+        self.every_job_is_what_it_must_be()
+        self.settle_all([(self.claims[-1], kind), (parent, wish)])
+
     @precondition(lambda self: self.model.jobs)
     @rule(pick=picks)
     def detach(self, pick: int) -> None:
@@ -100,10 +116,16 @@ class Families(Machine):
         for job in self.model.jobs.values():
             if job.new.has_children or job.children:
                 found = {child.ref.id: child for child in self.run(self.store.children(JobRef(QUEUE, job.id)))}
-                assert {name: self._told(child) for name, child in found.items()} == {
-                    name: self._told(child) for name, child in job.children.items()
-                }
+                told, expected = self._told(found), self._told(job.children)
+                assert told == expected, f"{job.id} has {told}, and not {expected}"
 
-    def _told(self, child: Child) -> tuple[str, str | None, str | None]:
-        """What a child is for its parent. Why one failed is with the child, and gone with it."""
-        return (child.state, child.result, child.reason if child.state == "ignored" else None)
+    def _told(self, children: dict[str, Child]) -> dict[str, tuple[str, str | None, str | None]]:
+        """What children are for their parent. Why one has failed that is gone is nobody's promise."""
+        return {
+            name: (
+                child.state,
+                child.result,
+                child.reason if child.state == "ignored" and name in self.model.jobs else None,
+            )
+            for name, child in children.items()
+        }

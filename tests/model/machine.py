@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -221,22 +221,34 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.claims)
     @rule(pick=picks, kind=outcomes)
     def settle(self, pick: int, kind: str) -> None:
-        claim = self.claims[-1 - pick % len(self.claims)]
-        outcome = self._outcome(kind)
-        worth = self.model.judge(claim)
+        self.settle_all([(self.claims[-1 - pick % len(self.claims)], kind)])
 
-        settled = self.run(self.store.settle([Settlement(claim, outcome)]))
+    def settle_all(self, ends: Sequence[tuple[Claim, str]]) -> None:
+        """Settle claims in one call. One after the other, what becomes of one decides what may become of the next."""
+        settlements = [Settlement(claim, self._outcome(kind)) for claim, kind in ends]
+        worth = [self.model.judge(claim) for claim, _ in ends]
 
-        assert settled.lost == ((claim.ref,) if worth == "lost" else ()) or worth == "old"
-        job = self.model.jobs[claim.ref.id] if worth == "held" else None
-        refusals = set[type[Exception]]() if job is None else self._refusals(job, outcome)
-        assert len(settled.refused) == bool(refusals)
-        assert not refusals or type(settled.refused[0].error) in refusals
-        stays = job is not None and not refusals and isinstance(outcome, AwaitingChildren) and not job.pending
-        assert settled.staying == ((claim.ref,) if stays else ())
-        if job is not None and not refusals and not stays:
-            self.operations = {kind.split()[0]}
-            self.model.settle(job, outcome)
+        settled = self.run(self.store.settle(settlements))
+
+        assert (
+            set(settled.lost) == {one.claim.ref for one, its in zip(settlements, worth, strict=True) if its == "lost"}
+            or "old" in worth
+        )
+        refused = {refusal.ref: type(refusal.error) for refusal in settled.refused}
+        staying = set[JobRef]()
+        for one, its in zip(settlements, worth, strict=True):
+            job = self.model.jobs[one.claim.ref.id] if its == "held" else None
+            refusals = set[type[Exception]]() if job is None else self._refusals(job, one.outcome)
+            assert (one.claim.ref in refused) == bool(refusals)
+            assert not refusals or refused[one.claim.ref] in refusals
+            if job is None or refusals:
+                continue
+            if isinstance(one.outcome, AwaitingChildren) and not job.pending:
+                staying.add(one.claim.ref)
+            else:
+                self.model.settle(job, one.outcome)
+        assert set(settled.staying) == staying
+        self.operations = {kind.split()[0] for _, kind in ends}
 
     def _refusals(self, job: Job, outcome: Outcome) -> set[type[Exception]]:
         """With what a job's children may forbid its outcome."""

@@ -40,7 +40,7 @@ local function retry(Q, id)
   if not state then
     return "wrong-state"
   end
-  redis.call("HDEL", key, "finishedOn", "processedOn", state == "failed" and "failedReason" or "returnvalue")
+  redis.call("HDEL", key, "finishedOn", "processedOn", "defa", state == "failed" and "failedReason" or "returnvalue")
   if A.reset_attempts == "1" then
     redis.call("HDEL", key, "atm", "ats", "stc")
   end

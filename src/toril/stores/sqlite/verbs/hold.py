@@ -80,8 +80,10 @@ def _requeue_lapsed(tx: Transaction, queue: QueueRow, max_stalled: int) -> list[
     first = queue.front(len(lapsed))
     batch: list[tuple[int, int, str, str | None]] = []
     moved: list[tuple[JobRef, bool]] = []
-    for n, (row, job_id, stalled, history, worker, started_at_ms, made) in enumerate(lapsed):
-        too_often = stalled + 1 > max_stalled
+    for n, (row, job_id, stalled, history, worker, started_at_ms, made, of_schedule) in enumerate(lapsed):
+        too_often = (
+            stalled + 1 > max_stalled and not of_schedule
+        )  # its schedule goes on: it is tried for ever, as Node does
         attempt = Attempt(made + 1, worker, started_at_ms, tx.now_ms, "stalled", "its worker stopped renewing its lock")
         batch.append((row, first + n, appended(history, attempt), STALLED_TOO_OFTEN if too_often else None))
         moved.append((JobRef(queue.name, job_id), too_often))

@@ -66,6 +66,27 @@ def settle(tx: Transaction, prefix: str, settlements: Sequence[Settlement], then
     held, lost = _verify(tx, prefix, settlements)
     staying: list[JobRef] = []
     refused: list[Refusal] = []
+    ended: set[int] = set()
+    if any(_minds_children(item) for item in held):  # what one does to its parent decides what becomes of that
+        for item in held:
+            ended |= _record(tx, prefix, _verify(tx, prefix, [item.settlement])[0], staying, refused)
+    else:
+        ended = _record(tx, prefix, held, staying, refused)
+    claimed = None if then is None else claim(tx, prefix, then)
+    for qid in ended:
+        _say_drained(tx, tx.queue_of(prefix, qid), asked=then is not None)
+    return Settled(tuple(lost), tuple(staying), tuple(refused), claimed)
+
+
+def _minds_children(item: _Held) -> bool:
+    """Whether its children may forbid its outcome."""
+    return item.pending > 0 and isinstance(item.settlement.outcome, Completed | AwaitingChildren)
+
+
+def _record(
+    tx: Transaction, prefix: str, held: Sequence[_Held], staying: list[JobRef], refused: list[Refusal]
+) -> set[int]:
+    """Record outcomes, those of a kind together; the queues in which some have ended."""
     batches: dict[tuple[int, str], list[tuple[_Held, Any]]] = {}
     for item in held:
         outcome = item.settlement.outcome
@@ -83,12 +104,7 @@ def settle(tx: Transaction, prefix: str, settlements: Sequence[Settlement], then
                 batches.setdefault((item.queue.qid, _kind(outcome)), []).append((item, outcome))
     for (qid, kind), batch in batches.items():
         _RECORD[kind](tx, prefix, tx.queue_of(prefix, qid), batch)
-    claimed = None if then is None else claim(tx, prefix, then)
-    for qid, kind in batches:
-        if kind == "requeued" or (kind == "failed" and (qid, "completed") in batches):
-            continue
-        _say_drained(tx, tx.queue_of(prefix, qid), asked=then is not None)
-    return Settled(tuple(lost), tuple(staying), tuple(refused), claimed)
+    return {qid for qid, kind in batches if kind != "requeued"}
 
 
 def _kind(outcome: Outcome) -> str:
