@@ -62,7 +62,7 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path, clock: TurnedCloc
         prefix = f"test-{uuid.uuid4().hex}"
         return lambda: redis.RedisStore(url, prefix=prefix, clock=clock)
     sqlite = importlib.import_module("toril.stores.sqlite.store")
-    path = ":memory:" if kind == "sqlite-memory" else tmp_path / "toril.db"
+    path = ":memory:" if kind == "sqlite-memory" else tmp_path / "t.db"  # short, since the path of a socket must be
     return lambda: sqlite.SqliteStore(path, clock=clock)
 
 

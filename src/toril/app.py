@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from toril.clock import SYSTEM_CLOCK, Clock
 from toril.errors import ConfigError, InvalidData, InvalidJob
-from toril.events import JobEvent, Listen, Listeners
+from toril.events import Drained, JobEvent, Listen, Listeners, Progress, Stalled
 from toril.flow import Flow, Group, add_flows, flow_of
 from toril.handlers import AsyncHandler, Context, HandlerTable, SyncHandler, registered
 from toril.ids import IdSource, draw_id
 from toril.job import Call
-from toril.model import JobRef, Schedule
+from toril.model import Schedule
 from toril.options import AnyJob, Backoff, Duration, JobOptions, RateLimit, Strategy, merged
 from toril.places import connect
-from toril.queue import Queue
+from toril.queue import Queue, ref_of
 from toril.settings import DEFAULT, Settings
 from toril.store import Store
 from toril.timing import Timing
@@ -137,6 +137,10 @@ class AppQueue(Queue):
 
         `kind` is a class of `toril.events`: `@email.on(FinalFailure)`. What workers elsewhere do, `QueueEvents` tells.
         """
+        if kind in (Progress, Stalled, Drained):
+            raise ConfigError(
+                f"{kind.__name__} is not known where jobs run: QueueEvents({self.name!r}, store).on(…) tells of it"
+            )
         return self.listeners.on(kind)
 
     def backoff(self, name: str) -> Callable[[Strategy], Strategy]:
@@ -325,6 +329,8 @@ class App:
             QueueFull, TooManyAdds: a queue admits no more.
             StoreUnavailable: the store cannot be reached. They may be stored all the same.
         """
+        if not isinstance(flow, Call | Group):
+            raise InvalidJob(f"a flow is a call, such as handler.call(…), a chain or a group, not {flow!r}")
         roots = flow.calls if isinstance(flow, Group) else (flow,)
         if not roots:
             raise InvalidJob("the group has no jobs")
@@ -333,7 +339,7 @@ class App:
 
     def get_flow(self, ref: AnyJob) -> Flow:
         """A handle to the flow under a job."""
-        return flow_of(JobRef(ref.queue, ref.id), self.store)
+        return flow_of(ref_of(ref), self.store)
 
     def _queue_of(self, name: str) -> Queue:
         """A queue by its name; one that is not declared has no defaults of its own."""

@@ -360,8 +360,8 @@ def report(summary: Summary) -> str:
     counts = [f"{count:,} {state}" for state, count in summary.counts.items() if count]
     lines = [
         "",
-        f"{figures.files:,} files parsed in {summary.seconds:.1f} s: {figures.lines:,} lines, {figures.functions:,} functions, "
-        f"{figures.classes:,} classes, {figures.imports:,} imports, {figures.bytes / 1e6:.1f} MB",
+        f"{figures.files:,} files parsed in {summary.seconds:.1f} s, {figures.bytes / 1e6:.1f} MB: {figures.lines:,} lines,",
+        f"{figures.functions:,} functions, {figures.classes:,} classes, {figures.imports:,} imports",
         f"{summary.added:,} jobs = {' + '.join(counts)}, and {summary.reports:,} reports, one each second",
         *(f"  failed as it should: {text}" for text in summary.failed),
         "",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
-from toril.errors import StoreUnavailable
+from toril.errors import ConfigError, StoreUnavailable
 from toril.ids import check_queue_name
 from toril.model import Event, JobRecord, JobRef
 from toril.store import Store
@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 NET_MS: Final = 60_000
 PAUSE_MS: Final = 1_000
+SAME_MOMENT_MS: Final = 1_000
+"""How far a run's end and its event may be apart: a worker and the server may tell the time differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +96,19 @@ class Listeners:
 
     def __init__(self) -> None:
         self._by_kind: list[tuple[type[JobEvent], Listener[Any]]] = []
+        self._turn = asyncio.Lock()
 
     def __bool__(self) -> bool:
         return bool(self._by_kind)
 
     def on(self, kind: type[E]) -> Listen[E]:
-        """Declare a function for events of a kind."""
+        """Declare a function for events of a kind.
+
+        Raises:
+            ConfigError: it is no class of `toril.events`.
+        """
+        if not (isinstance(kind, type) and issubclass(kind, JobEvent)):
+            raise ConfigError(f"events are told by a class of toril.events, such as FinalFailure, not by {kind!r}")
         return Listen(self, kind)
 
     def add(self, kind: type[JobEvent], function: Listener[Any]) -> None:
@@ -107,16 +116,20 @@ class Listeners:
         self._by_kind.append((kind, function))
 
     async def tell(self, event: JobEvent) -> None:
-        """Call those who want it, one after the other. One that raises is logged, and harms nobody."""
-        for kind, function in self._by_kind:
-            if not isinstance(event, kind):
-                continue
-            try:
-                answer = function(event)
-                if inspect.isawaitable(answer):
-                    await answer
-            except Exception:
-                log.exception("a listener for %s of %s failed", type(event).__name__, event.job)
+        """Call those who want it, one after the other, and after they were told of what came before. One that raises is
+        logged, and harms nobody."""
+        async with self._turn:
+            for kind, function in self._by_kind:
+                if isinstance(event, kind):
+                    await self._call(function, event)
+
+    async def _call(self, function: Listener[Any], event: JobEvent) -> None:
+        try:
+            answer = function(event)
+            if inspect.isawaitable(answer):
+                await answer
+        except Exception:
+            log.exception("a listener for %s of %s failed", type(event).__name__, event.job)
 
 
 class QueueEvents:
@@ -128,6 +141,8 @@ class QueueEvents:
     """
 
     def __init__(self, queue: str, store: Store, *, after: str | None = None) -> None:
+        if not hasattr(store, "last_event"):
+            raise ConfigError(f"QueueEvents reads a store, such as app.store or connect(…), not {store!r}")
         self.queue = check_queue_name(queue)
         self._store = store
         self._after = after
@@ -216,8 +231,8 @@ def _retrying(record: JobRecord, at_ms: int) -> Retrying | None:
         reason = record.reason
         return None if not reason else Retrying(record.ref, at_ms, reason, record.attempts_made)
     run = min(record.history, key=lambda attempt: abs(attempt.ended_at_ms - at_ms))
-    if run.outcome != "retried":
-        return None
+    if run.outcome != "retried" or abs(run.ended_at_ms - at_ms) > SAME_MOMENT_MS:
+        return None  # it was added with a delay, or somebody changed that
     return Retrying(record.ref, at_ms, run.reason, run.number)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NotRequired, TypedDict
@@ -97,6 +98,7 @@ async def add_flows(
     jobs: list[NewJob] = []
     confirms: list[Confirm | None] = []
     tops = [_grow(queue_of, root, parent, policy, jobs, confirms, 0) for root in roots]
+    _check_ids(jobs)
     size = sum(len(job.data) for job in jobs)
     if len(jobs) > MAX_UNIT_JOBS or size > MAX_UNIT_BYTES:
         raise InvalidJob(
@@ -115,6 +117,14 @@ async def add_flows(
         Job(added[ref].ref, store, duplicate=added[ref].duplicate, rule=added[ref].rule, taken_by=receipt.store)
         for ref in tops
     ]
+
+
+def _check_ids(jobs: Sequence[NewJob]) -> None:
+    """No two jobs of a flow are one: the second would not be added, or would have two parents."""
+    refs = [JobRef(job.queue, job.id) for job in jobs]
+    if len(set(refs)) < len(refs):
+        twice = next(ref for place, ref in enumerate(refs) if ref in refs[:place])
+        raise InvalidJob(f"two jobs of the flow are called {twice}: give each its own job_id, or let them be drawn")
 
 
 def _grow(
@@ -332,25 +342,20 @@ class Flow:
 
     async def cancel(self, reason: str = "cancelled") -> list[JobRef]:
         """Fail all of its jobs that have not begun; return those that run and go on."""
-        running: list[JobRef] = []
-        for record in await self._records():
-            if record.state in UNBEGUN | {State.ACTIVE}:
-                (answer,) = await self._store.cancel([record.ref], reason)  # parents first, so that none is released
-                running += [record.ref] if answer is Answer.LOCKED else []
-        return running
+        unended = [record.ref for record in await self._records() if record.state in UNBEGUN | {State.ACTIVE}]
+        answers = await self._store.cancel(unended, reason)  # parents first, so that none is released
+        return [ref for ref, answer in zip(unended, answers, strict=True) if answer is Answer.LOCKED]
 
     async def retry(self) -> int:
         """Run its failed jobs again, each parent when its children have ended; return how many."""
         failed = [record.ref for record in await self._records() if record.state is State.FAILED]
-        done = 0
-        for ref in reversed(failed):  # children first, so that their parents wait for them
-            done += (await self._store.retry([ref])).count(Answer.DONE)
-        return done
+        answers = await self._store.retry(failed[::-1])  # children first, so that their parents wait for them
+        return answers.count(Answer.DONE)
 
     async def _records(self) -> list[JobRecord]:
         """Its jobs, each parent before its children."""
         trees = [
-            await read_tree(self._store, job.ref, depth=MAX_DEPTH + 1, max_children=MAX_UNIT_JOBS) for job in self.jobs
+            await read_tree(self._store, job.ref, depth=MAX_DEPTH + 1, max_children=sys.maxsize) for job in self.jobs
         ]
         return [record for tree in trees for record in tree.records()]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from toril.errors import JobFailed, JobNotFound, ResultTimeout, WrongState
+from toril.errors import InvalidJob, JobFailed, JobNotFound, ResultTimeout, WrongState
 from toril.model import Answer, Child, Event, JobRecord, JobRef, LogPage, Update
 from toril.options import Duration, JobOptions, Rule, check_priority, to_ms
 from toril.shapes import reader
@@ -15,6 +15,8 @@ from toril.store import Store
 from toril.wirejson import Json, decode, encode
 
 R = TypeVar("R")
+
+NOT_BEGUN = "not begun, and not the run that a schedule waits for (pause or remove the schedule)"
 
 UNBEGUN = frozenset({State.WAITING, State.PRIORITIZED, State.DELAYED, State.WAITING_CHILDREN})
 """Where jobs stand that no worker holds and that have not ended."""
@@ -38,7 +40,14 @@ class Call:
     children: tuple[Call, ...] = ()
 
     def after(self, *calls: Call) -> Call:
-        """The same job, which runs when these have ended: its children."""
+        """The same job, which runs when these have ended: its children.
+
+        Raises:
+            InvalidJob: one of them is no call.
+        """
+        for call in calls:
+            if not isinstance(call, Call):
+                raise InvalidJob(f"after() takes calls, such as handler.call(…), not {call!r}")
         return replace(self, children=(*self.children, *calls))
 
 
@@ -154,7 +163,7 @@ class Job(Generic[R]):
     # ---------------------------------------------------------------- changing
 
     async def remove(self) -> bool:
-        """Remove it with all that belongs to it; False when it is running or gone."""
+        """Remove it with all that belongs to it; False when it is running, awaited by its schedule, or gone."""
         return await self._store.remove([self.ref]) == [Answer.DONE]
 
     async def cancel(self, reason: str = "cancelled") -> None:
@@ -164,11 +173,11 @@ class Job(Generic[R]):
             JobNotFound: it is gone.
             WrongState: it runs, or has ended.
         """
-        await self._expect((await self._store.cancel([self.ref], reason))[0], "cancel", "not yet running")
+        await self._expect((await self._store.cancel([self.ref], reason))[0], "cancel", NOT_BEGUN)
 
     async def leave_parent(self) -> None:
         """Be its parent's child no longer; a parent that waits for nothing else runs. Raises JobNotFound, WrongState."""
-        await self._expect((await self._store.detach([self.ref]))[0], "leave its parent", "a child")
+        await self._expect((await self._store.detach([self.ref]))[0], "leave its parent", "one that a parent waits for")
 
     async def remove_children(self) -> int:
         """Remove its children that have not begun, with theirs, so that it waits for them no longer; return how many."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 HAS_DATAGRAMS = hasattr(socket, "AF_UNIX") and sys.platform != "win32"
-MAX_SOCKET_PATH = 100
+MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103  # bytes, and one for the NUL
 NETWORK_FILESYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "9p", "fuse.sshfs", "fuse.s3fs"}
 )

@@ -30,6 +30,7 @@ from toril.model import (
     WorkerInfo,
 )
 from toril.options import (
+    AnyJob,
     ChildPolicy,
     Confirm,
     Deduplication,
@@ -258,6 +259,8 @@ class Queue:
             raise InvalidJob(
                 f"the job {call.name!r} is meant for queue {call.queue!r}: add it there, not to {self.name!r}"
             )
+        if call.children and not has_children:
+            raise InvalidJob(f"the job {call.name!r} waits for others, which a flow alone adds: give it to App.flow")
         now_ms = self.store.clock.now_ms()
         options, given = self._default_options, call.options
         job_id, nonce = None, None
@@ -272,6 +275,8 @@ class Queue:
         check_job_name(call.name)
         data = encode(to_json(call.data), "data", options.size_limit)
         family = self._parent(given, parent, policy) if given or parent else None
+        if family is not None and family.ref == JobRef(self.name, job_id):
+            raise InvalidJob(f"the job {job_id!r} cannot be its own child: give the child another id")
         if options.deduplication is not None:
             _check_deduplication(call.name, options.deduplication, family, has_children)
         return NewJob(self.name, call.name, job_id, data, options, now_ms, nonce, family, has_children)
@@ -279,12 +284,12 @@ class Queue:
     def _parent(self, given: JobOptions, parent: JobRef | None, policy: ChildPolicy) -> Parent | None:
         named = given.get("parent")
         if parent is None and named is not None:
-            parent = JobRef(named.queue, named.id)
+            parent = ref_of(named)
         if parent is None:
             if "parent_on_failure" in given:
                 raise InvalidJob("parent_on_failure is for a job that has a parent: give it one, or leave it out")
             return None
-        return Parent(parent, policy_of(given, policy))
+        return Parent(parent, policy_of(merged(self.defaults, given), policy))
 
     def confirm(self, call: Call) -> Confirm | None:
         """What the add of a call is to wait for besides the store's own word."""
@@ -403,13 +408,17 @@ class Queue:
 
     def new_schedule(self, id: str, timing: Timing, call: Call) -> Schedule:
         """The schedule that adds the job of a call, checked."""
+        if not isinstance(timing, Timing):
+            raise ConfigError(f"the times of a schedule are made by cron(…) or every(…), not {timing!r}")
         job = self.new_job(call)
         for option in ("job_id", "parent", "delay", "at", "deduplication"):
             if option in call.options:
                 raise ConfigError(
                     f"the schedule {id!r} cannot have the option {option}: each of its runs is a job of its own"
                 )
-        return Schedule(self.name, check_schedule_id(id), timing, job.name, job.data, job.options)
+        return Schedule(
+            self.name, check_schedule_id(id), timing, job.name, job.data, replace(job.options, deduplication=None)
+        )
 
     async def forget(self, deduplication_id: str) -> bool:
         """Let the next add under a deduplication id make a job, though its owner stands; False when it has none."""
@@ -484,6 +493,17 @@ class Queue:
             QueueBusy: jobs are running, and `force` is not given.
         """
         return await self.store.obliterate(self.name, force=force)
+
+
+def ref_of(job: AnyJob) -> JobRef:
+    """The name of a job.
+
+    Raises:
+        InvalidJob: it is no job.
+    """
+    if not (hasattr(job, "queue") and hasattr(job, "id")):
+        raise InvalidJob(f"a job is named by a Job or a JobRef(queue, id), not by {job!r}")
+    return JobRef(job.queue, job.id)
 
 
 def _check_deduplication(name: str, rule: Deduplication, parent: Parent | None, has_children: bool) -> None:

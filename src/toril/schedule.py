@@ -40,7 +40,8 @@ from toril.wirejson import encode
 C = TypeVar("C", bound=StrEnum)
 
 LOOK_AGAIN_MS: Final = 1_000
-"""How often a run that waits for the one before it looks whether that has ended."""
+LOOK_LATEST_MS: Final = 15_000
+"""How soon a run that waits for the one before it looks whether that has ended; less and less often."""
 
 MAX_TAKEN: Final = 1_000
 SUPERSEDED_KEPT: Final = 5
@@ -106,6 +107,8 @@ def every(
     if every_ms < 1:
         raise ConfigError(f"the interval of a schedule must be at least 0.001 s, not {interval!r}")
     offset_ms = None if offset is None else to_ms(offset, "offset")
+    if offset_ms is not None and start is not None:
+        raise ConfigError("give offset or start, not both: either says when the times of an interval begin")
     if offset_ms is not None and offset_ms >= every_ms:
         raise ConfigError(f"offset must be less than the interval of {every_ms / SECOND_MS:g} s, not {offset!r}")
     return Timing(
@@ -206,7 +209,7 @@ def _match_ms(timing: Timing, after_ms: int, seed: str) -> int | None:
 def _grid_ms(timing: Timing, now_ms: int) -> int:
     """The point of an interval's grid in the piece of it that is now."""
     every_ms = _every_ms(timing)
-    return now_ms // every_ms * every_ms + (timing.offset_ms or 0)
+    return now_ms // every_ms * every_ms + (timing.offset_ms or 0) % every_ms
 
 
 def _every_ms(timing: Timing) -> int:
@@ -277,7 +280,9 @@ async def _placed(store: Store, schedule: Schedule, seen: ScheduleRecord | None)
         count = 0 if seen is None else seen.count - seen.pending
         return await store.put_schedule(schedule, seen, None, count=count) is Placed.DONE
     if schedule.timing.limit is not None and count > schedule.timing.limit:
-        raise ConfigError(f"the schedule {schedule.id!r} has no run to come: it has made all {schedule.timing.limit:,}")
+        raise ConfigError(
+            f"the schedule {schedule.id!r} has no run to come: it has made all {schedule.timing.limit:,} runs; put it with a higher limit, or remove it"
+        )
     at_ms = _put_at_ms(schedule, seen, store.clock.now_ms())
     for _ in range(MAX_TAKEN):
         if at_ms is None:
@@ -300,6 +305,10 @@ def _put_at_ms(schedule: Schedule, seen: ScheduleRecord | None, now_ms: int) -> 
     timing = schedule.timing
     if seen is None or not _same_beat(seen.schedule.timing, timing):
         return first_ms(timing, now_ms, schedule.id)
+    if seen.schedule.paused and timing.pattern is not None:  # it may have been put with other times meanwhile
+        return first_ms(replace(timing, immediately=False), now_ms, schedule.id)
+    if seen.schedule.paused and seen.next_at_ms > now_ms + _every_ms(timing):
+        return first_ms(timing, now_ms, schedule.id)
     if seen.pending or seen.next_at_ms > now_ms:
         return _before_end(timing, seen.next_at_ms)
     offset_ms = seen.schedule.timing.offset_ms if timing.offset_ms is None else timing.offset_ms
@@ -308,7 +317,11 @@ def _put_at_ms(schedule: Schedule, seen: ScheduleRecord | None, now_ms: int) -> 
 
 def _same_beat(before: Timing, timing: Timing) -> bool:
     if timing.every_ms is not None:
-        return before.every_ms == timing.every_ms
+        return (
+            before.every_ms == timing.every_ms
+            and timing.offset_ms in (None, before.offset_ms)
+            and timing.start_at_ms in (None, before.start_at_ms)
+        )
     zones = {before.tz or "UTC", timing.tz or "UTC"}
     return len(zones) == 1 and (before.pattern, before.start_at_ms) == (timing.pattern, timing.start_at_ms)
 
@@ -409,8 +422,13 @@ async def turn_of(store: Store, claim: Claim) -> Turn | None:
     if not await _goes_on(store, claim.ref.queue, record.running):
         return Turn(record, running=claim.ref.id)
     if timing.overlap is Overlap.QUEUE:
-        return Turn(record, Delayed(now_ms + LOOK_AGAIN_MS))
+        return Turn(record, Delayed(now_ms + _patience_ms(now_ms - record.next_at_ms)))
     return Turn(record, _skipped("overlap"))
+
+
+def _patience_ms(waited_ms: int) -> int:
+    """When a run that has waited so long for the one before it looks again: each look costs a claim."""
+    return min(max(LOOK_AGAIN_MS, waited_ms // 10), LOOK_LATEST_MS)
 
 
 def _skipped(why: str) -> Completed:
@@ -504,7 +522,8 @@ class JobScheduler:
         (receipt,) = await self._store.add([Unit((job,))])
         if receipt.refusal is not None:
             raise receipt.refusal.error
-        return Job(receipt.added[0].ref, self._store, taken_by=receipt.store)
+        added = receipt.added[0]
+        return Job(added.ref, self._store, duplicate=added.duplicate, rule=added.rule, taken_by=receipt.store)
 
     async def next_runs(self, count: int = 5) -> list[datetime]:
         """Its next times, in its time zone; none while it is paused. Raises ScheduleNotFound."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeVar
 
 MISSED_AFTER_MS: Final = 60_000
 """A run that starts this long after its time counts as missed."""
@@ -24,6 +24,14 @@ class Overlap(StrEnum):
     ALLOW = "allow"  # they run side by side
     SKIP = "skip"  # it does not run
     QUEUE = "queue"  # it runs when the other has ended; the times that pass meanwhile count as missed
+
+
+P = TypeVar("P", Missed, Overlap)
+
+
+def policy_named(kind: type[P], text: object, default: P) -> P:
+    """A policy by its word; the default for a word of a later Toril."""
+    return next((policy for policy in kind if policy.value == text), default)
 
 
 @dataclass(frozen=True, slots=True)

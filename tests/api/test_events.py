@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
 from conformance import given
 from conformance.given import soon
-from toril import App, Context, JobFailed, Queue, QueueEvents, RateLimit, ResultTimeout, TooManyAdds
+from toril import App, ConfigError, Context, JobFailed, Queue, QueueEvents, RateLimit, ResultTimeout, TooManyAdds
 from toril.events import Completed, Drained, Failed, FinalFailure, JobEvent, Progress, Retrying, Stalled
 from toril.model import Delayed, Released, Report
 from toril.states import State
@@ -305,3 +306,35 @@ async def test_a_limit_leaves_other_settings_as_they_are(queue: Queue) -> None:
 
     settings = await queue.settings()
     assert (settings.max_waiting, settings.concurrency, settings.rate_limit) == (7, 3, None)
+
+
+@pytest.mark.parametrize("kind", ["failed", int, None])
+def test_what_is_no_kind_of_event_is_refused(store: Store, kind: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^events are told by a class of toril.events, such as FinalFailure, not by"):
+        QueueEvents("email", store).on(kind)
+
+
+@pytest.mark.parametrize("kind", [Progress, Stalled, Drained])
+def test_a_worker_tells_only_what_becomes_of_its_jobs(store: Store, kind: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"^{kind.__name__} is not known where jobs run: QueueEvents\('email', store\)"
+    ):
+        App(store=store).queue("email").on(kind)
+
+
+def test_events_are_read_from_a_store() -> None:
+    with pytest.raises(ConfigError, match=r"^QueueEvents reads a store"):
+        QueueEvents("email", cast("Store", "sqlite:///jobs.db"))
+
+
+async def test_a_job_that_is_added_with_a_delay_is_not_retrying(store: Store) -> None:
+    queue = Queue("email", store)
+    async with listening(store, Retrying) as heard:
+        job = await queue.add("welcome", delay=60, attempts=2)
+        await job.change_delay(30)
+        clock_of(store).advance(30_000)
+        claimed = await given.claim_one(store)
+        await given.retry_after(store, claimed, 1_000, "no line")
+
+        (event,) = await heard.next()
+        assert (event.job, heard.silent) == (job.ref, True)

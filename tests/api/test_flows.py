@@ -33,6 +33,7 @@ from toril import (
 )
 from toril.flow import FlowJob, blocked, flow_of, read_tree
 from toril.model import Child, JobRecord
+from toril.options import ChildPolicy
 from toril.states import State
 from toril.store import Store
 from worker.stage import Gate, finished, known, running, told
@@ -721,3 +722,48 @@ async def test_a_cancelled_flow_can_be_retried(app: App, store: Store) -> None:
 
     async with running(app.worker()):
         assert await soon(flow.result()) == ["page 1", "page 2"]
+
+
+# ------------------------------------------------------------------ what is refused, and what it says
+
+
+async def test_two_jobs_of_a_flow_cannot_be_one(app: App) -> None:
+    child = Call("page", {}, {"job_id": "same"}, queue="pages")
+
+    with pytest.raises(InvalidJob, match=r"^two jobs of the flow are called pages/same: give each its own job_id"):
+        await app.flow(Call("report", queue="reports").after(child, child))
+
+
+async def test_a_call_that_waits_for_others_is_added_by_a_flow_alone(app: App) -> None:
+    call = Call("report", queue="reports").after(Call("page", queue="pages"))
+
+    with pytest.raises(InvalidJob, match=r"^the job 'report' waits for others, which a flow alone adds"):
+        await app.queue("reports").add_many([call])
+
+
+async def test_a_job_cannot_be_its_own_child(app: App) -> None:
+    with pytest.raises(InvalidJob, match=r"^the job 'j1' cannot be its own child"):
+        await app.queue("reports").add("report", job_id="j1", parent=JobRef("reports", "j1"))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"), [("report", "a flow is a call"), ({"name": "report"}, "a flow is a call")]
+)
+async def test_what_is_no_flow_is_refused_by_what_it_is(app: App, given: Any, sentence: str) -> None:
+    with pytest.raises(InvalidJob, match=f"^{sentence}"):
+        await app.flow(given)
+    with pytest.raises(InvalidJob, match=r"^after\(\) takes calls"):
+        Call("report").after(given)
+    with pytest.raises(InvalidJob, match=r"^a job is named by a Job or a JobRef"):
+        app.get_flow(given)
+
+
+async def test_the_policy_of_a_queue_is_that_of_its_jobs(app: App) -> None:
+    pages = app.queue("lenient", parent_on_failure="ignore")
+    report = await app.queue("reports").add("report", delay=60)
+
+    child = await pages.add("page", parent=report)
+
+    parent = (await child.record()).parent
+    assert parent is not None
+    assert parent.policy is ChildPolicy.IGNORE

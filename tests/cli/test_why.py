@@ -266,6 +266,17 @@ def test_a_failed_job_says_why_and_how_to_run_it_again() -> None:
     assert "`toril retry email/j1` runs it again." in text
 
 
+def test_a_parent_that_a_child_has_failed_says_to_retry_both() -> None:
+    failed = Child(JobRef("pages", "c3"), "failed", reason="no page")
+
+    sentences = said(job(State.FAILED, reason="child pages/c3 failed"), view(children=(failed,)))
+
+    assert (
+        "`toril retry pages/c3 email/j1` runs them again, the children first; alone, it would run without them."
+        in sentences
+    )
+
+
 def test_a_completed_job_says_what_it_returned_also_when_only_that_is_left() -> None:
     record = job(State.COMPLETED, result='{"sent":true}', processed_at_ms=NOW_MS - 1500, finished_at_ms=NOW_MS)
 

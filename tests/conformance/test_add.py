@@ -612,3 +612,15 @@ async def test_a_refused_unit_tells_nothing(store: Store) -> None:
     await add(store, new_job(store), new_job(store, parent=JobRef(QUEUE, "nobody")))
 
     assert await names_told(store) == []
+
+
+async def test_a_unit_that_gives_one_job_two_parents_is_refused_whole(store: Store) -> None:
+    first, second = new_job(store, has_children=True), new_job(store, has_children=True)
+    children = [new_job(store, job_id="child", parent=ref_of(parent)) for parent in (first, second)]
+
+    receipt = await add(store, first, second, *children)
+
+    assert receipt.refusal is not None
+    assert isinstance(receipt.refusal.error, ParentTaken)
+    assert receipt.refusal.error.parent == ref_of(first)
+    assert await count_of(store, State.WAITING_CHILDREN) == 0

@@ -8,16 +8,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from toril import Backoff, ConfigError, cron, every
+from toril import Backoff, ConfigError, Queue, cron, every
 from toril.model import JobRef, Schedule, ScheduleRecord
 from toril.options import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, Options
 from toril.schedule import fingerprint, first_ms, is_broken, local, next_ms, preview
 from toril.states import State
+from toril.stores.sqlite.store import SqliteStore
 from toril.timing import Missed, Overlap, Timing
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -385,3 +386,21 @@ def test_a_schedule_that_is_over_or_paused_is_not_broken() -> None:
     assert not is_broken(record(State.COMPLETED, in_ms=-MINUTE_MS, timing=over), NOW_MS)
     assert not is_broken(record(None, in_ms=-DAY_MS, count=3, timing=cron("0 9 * * *", limit=3)), NOW_MS)
     assert not is_broken(record(None, paused=True), NOW_MS)
+
+
+def test_an_interval_begins_at_an_offset_or_at_a_start() -> None:
+    with pytest.raises(ConfigError, match=r"^give offset or start, not both"):
+        every(3600, offset=300, start=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def test_an_offset_that_is_longer_than_the_interval_counts_as_what_is_left_of_it() -> None:
+    timing = Timing(every_ms=60_000, offset_ms=3_000_000)  # as an upsert leaves it that shortens the interval
+
+    assert next_ms(timing, 0, 600_000) == 660_000
+
+
+async def test_what_is_no_timing_is_refused() -> None:
+    queue = Queue("email", SqliteStore(":memory:"))
+
+    with pytest.raises(ConfigError, match=r"^the times of a schedule are made by cron\(…\) or every\(…\), not '0 9"):
+        await queue.schedule("daily", cast("Timing", "0 9 * * *"))

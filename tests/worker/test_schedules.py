@@ -318,7 +318,7 @@ async def test_a_run_waits_for_the_one_before_and_what_passes_meanwhile_is_misse
 
         gate.open()
         await finished(store, first.iteration)
-        await turn(store, 1_000)
+        await turn(store, 15_000)
         assert await gate.arrivals() == run_at[1:2]
         await finished(store, JobRef("email", run_at[1]))
         assert await runs_to_come(queue) == run_at[4:]
@@ -481,7 +481,10 @@ async def test_a_pause_does_not_count_towards_a_limit_and_gives_no_more(queue: Q
         assert await runs_to_come(queue) == []
 
         await schedule.pause()
-        with pytest.raises(ConfigError, match=r"^the schedule 'report' has no run to come: it has made all 2$"):
+        with pytest.raises(
+            ConfigError,
+            match=r"^the schedule 'report' has no run to come: it has made all 2 runs; put it with a higher limit",
+        ):
             await schedule.resume()
 
     assert ran.times == 2
@@ -1063,3 +1066,27 @@ async def test_an_answer_that_is_lost_changes_nothing(
     assert ran.times == times
     assert await runs_to_come(queue) == [f"repeat:report:{late.next_at_ms + HOUR_MS}"]
     assert (await record_of(queue)).iterations == 2
+
+
+# ------------------------------------------------------------------ changed times
+
+
+async def test_a_schedule_whose_times_were_changed_in_a_pause_goes_on_by_the_new_ones(
+    queue: Queue, store: Store
+) -> None:
+    scheduler = await queue.schedule("report", cron("0 0 1 1 *"))
+    await scheduler.pause()
+    await queue.schedule("report", cron("*/5 * * * *"))
+
+    await scheduler.resume()
+
+    assert (await record_of(queue)).next_at_ms - clock_of(store).now_ms() <= 5 * 60_000
+
+
+async def test_a_changed_offset_moves_the_run_to_come(queue: Queue, store: Store) -> None:
+    await queue.schedule("report", every(3600, offset=300))
+    await queue.schedule("report", every(3600, offset=600))
+
+    assert (await record_of(queue)).next_at_ms % HOUR_MS == 600_000
+    await queue.schedule("report", every(3600))  # says nothing of it
+    assert (await record_of(queue)).next_at_ms % HOUR_MS == 600_000

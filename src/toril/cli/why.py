@@ -72,7 +72,8 @@ async def _unknown(store: Store, ref: JobRef) -> list[str]:
 
 async def _view(store: Store, record: JobRecord, workers_off: str | None) -> View:
     (summary,) = await store.summaries([record.ref.queue])
-    children = await store.children(record.ref) if record.state is State.WAITING_CHILDREN else []
+    has_hung_on_children = record.state in (State.WAITING_CHILDREN, State.FAILED)
+    children = await store.children(record.ref) if has_hung_on_children else []
     known = await store.get([child.ref for child in children if child.state == "pending"]) if children else []
     parent = None if record.parent is None else (await store.get([record.parent.ref]))[0]
     rule = record.options.deduplication
@@ -332,6 +333,9 @@ def _failed(record: JobRecord, view: View) -> list[str]:
         ]
     if not record.kept:
         return said + _gone(record)
+    failed = [child.ref for child in view.children if child.state == "failed"]
+    if failed:
+        return [*said, f"{retrying([*failed, record.ref])}, the children first; alone, it would run without them."]
     return [*said, f"`toril show {record.ref}` shows where; `toril retry {record.ref}` runs it again."]
 
 

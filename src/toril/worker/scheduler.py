@@ -99,23 +99,23 @@ class Scheduler:
 async def taken(store: Store, outage: Outage, claim: Claim) -> Outcome | None:
     """Make the run after this one, however long the store is away; what becomes of this one without its being run, None
     to run it."""
-    turn = await _patiently(outage, lambda: turn_of(store, claim))
+    turn = await _patiently(outage, "turn", lambda: turn_of(store, claim))
     if turn is None:
         return None
     if not turn.waits:
         try:
-            await _patiently(outage, lambda: advance(store, turn.record, running=turn.running))
+            await _patiently(outage, "advance", lambda: advance(store, turn.record, running=turn.running))
         except ConfigError as error:  # somebody else has put it; its runs are none the worse
             log.error(STANDS_STILL, claim.schedule, claim.ref.queue, error)
     return turn.outcome
 
 
-async def _patiently(outage: Outage, verb: Callable[[], Awaitable[T]]) -> T:
+async def _patiently(outage: Outage, who: str, verb: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             answer = await verb()
         except StoreUnavailable as error:
-            await outage.pause("advance", error)
+            await outage.pause(who, error)
             continue
-        outage.over("advance")
+        outage.over(who)
         return answer

@@ -153,9 +153,9 @@ class Worker:
                 raise group.exceptions[0] from group
             finally:
                 loops.executor.close()
-                await loops.teller.close(LAST_WORD_MS / 1000)
                 if side is not None:
                     await side.stop()
+                await loops.teller.close(LAST_WORD_MS / 1000)
                 self._state = "stopped"
                 with contextlib.suppress(StoreUnavailable):
                     await self._store.announce(self.info())

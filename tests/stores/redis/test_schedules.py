@@ -38,14 +38,14 @@ from conformance.given_schedules import (
     schedule_of,
 )
 from toril.clock import TurnedClock
-from toril.model import Answer, AwaitingChildren, Child, JobRef, Placed
+from toril.model import Answer, AwaitingChildren, Child, JobRef, Placed, Superseded
 from toril.options import HOUR_MS, ChildPolicy
 from toril.states import State
 from toril.store import Store
 from toril.stores.redis import schedules
 from toril.stores.redis.keys import Keys
 from toril.stores.redis.sharded import ShardedRedisStore
-from toril.timing import Overlap, Timing
+from toril.timing import Missed, Overlap, Timing
 
 LEGACY = "report:::UTC:0 * * * *"
 
@@ -300,3 +300,14 @@ async def test_a_child_of_a_parent_under_another_prefix_still_releases_it(store:
     await complete(store, await claim_one(store))
 
     assert await redis.lrange(f"other-{store.prefix}:albums:wait", 0, -1) == ["p1"]
+
+
+async def test_policies_of_a_later_toril_count_as_the_usual_ones(store: Store, redis: Any) -> None:
+    await given_schedule(store)
+    extras = {"missed": "latest", "overlap": 7, "superseded": [1, ["mark", 5], ["mark"]], "declared": "now"}
+    await redis.hset(key(store, f"repeat:{REPORT}"), "py:schedule", json.dumps(extras))
+
+    seen = (await schedule_of(store)).schedule
+
+    assert (seen.timing.missed, seen.timing.overlap) == (Missed.ONCE, Overlap.ALLOW)
+    assert seen.superseded == (Superseded("mark", 5),)

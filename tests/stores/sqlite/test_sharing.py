@@ -93,7 +93,7 @@ def no_socket(_: Path) -> None:
     return None
 
 
-async def test_what_this_process_writes_wakes_nobody_who_waits_for_another_queue(
+async def test_own_writes_wake_nobody_who_waits_for_another_queue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = threading.Event()
@@ -105,7 +105,7 @@ async def test_what_this_process_writes_wakes_nobody_who_waits_for_another_queue
         return answer
 
     monkeypatch.setattr(database.Database, "look_for_others", look_for_others)
-    store = SqliteStore(tmp_path / "toril.db")
+    store = SqliteStore(tmp_path / "t.db")
     waiting = asyncio.ensure_future(store.wait("w1", [QUEUE], None))
     while not looked.is_set():  # until the bell, which begins with what is there, has seen that somebody writes
         await Queue("other", store).add("job")

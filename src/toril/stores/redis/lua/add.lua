@@ -28,10 +28,15 @@ local function look_up(job)
   return receipt ~= false and cjson.decode(receipt)["py:nonce"] == job.nonce, nil
 end
 
-local function refusal_of(job, members, standing)
+-- `parents` holds, by their keys, whose children the members before it are.
+local function refusal_of(job, members, parents, standing)
   local parent_key = job.kind.parent_key
   if parent_key == "" then
     return nil
+  end
+  parents[job.key] = parents[job.key] or parent_key
+  if parents[job.key] ~= parent_key then
+    return -7, parents[job.key]
   end
   if not members[parent_key] and redis.call("EXISTS", parent_key) == 0 then
     return -5
@@ -343,8 +348,9 @@ local function add_unit(jobs, new)
     end
     return answer
   end
+  local parents = {}
   for place, job in ipairs(jobs) do
-    local code, detail = refusal_of(job, members, standing[place])
+    local code, detail = refusal_of(job, members, parents, standing[place])
     if code then
       return { code, place, detail or "" }
     end

@@ -2,6 +2,7 @@
 -- KEYS  *queues
 -- ARGV  now id score extras renewed at opts priority lifo deid
 -- RETURNS  done, changed (it is not as it was seen) or taken (there is a job of that time)
+-- FLAGS  allow-oom
 -- include: schedule
 
 local Q = queue_at(1)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from toril.model import NewJob, Schedule, ScheduleRecord, Superseded, iteration_id
 from toril.stores.redis.keys import STATES, Keys
 from toril.stores.redis.wire.options import options_text, read_options
 from toril.stores.redis.wire.texts import as_list, as_object, encode, fields_of, moment, number, parsed, whole
-from toril.timing import Missed, Overlap, Timing
+from toril.timing import Missed, Overlap, Timing, policy_named
 
 
 class ScheduleHandle(NamedTuple):
@@ -162,7 +162,7 @@ def read_schedule(queue: str, id: str, answer: Sequence[Any]) -> ScheduleRecord 
             options=read_options(fields.get("opts", "{}")).options,
             declared=extras.get("declared"),
             paused=bool(extras.get("paused")),
-            superseded=tuple(Superseded(mark, at_ms) for mark, at_ms in as_list(extras.get("superseded"))),
+            superseded=tuple(_read_superseded(extras.get("superseded"))),
         ),
         next_at_ms=int(float(score)),
         iterations=iterations,
@@ -171,6 +171,15 @@ def read_schedule(queue: str, id: str, answer: Sequence[Any]) -> ScheduleRecord 
         running=extras.get("running"),
         handle=ScheduleHandle(score, fields.get("py:schedule", ""), opts),
     )
+
+
+def _read_superseded(entries: Any) -> Iterator[Superseded]:
+    for entry in as_list(entries):
+        match as_list(entry):
+            case [str(mark), int(at_ms)]:
+                yield Superseded(mark, at_ms)
+            case _:  # of a later Toril, or damaged
+                pass
 
 
 def _read_timing(fields: Mapping[str, str], extras: Mapping[str, Any]) -> Timing:
@@ -183,6 +192,6 @@ def _read_timing(fields: Mapping[str, str], extras: Mapping[str, Any]) -> Timing
         limit=moment(fields, "limit"),
         start_at_ms=moment(fields, "startDate"),
         end_at_ms=moment(fields, "endDate"),
-        missed=Missed(extras.get("missed", Missed.ONCE)),
-        overlap=Overlap(extras.get("overlap", Overlap.ALLOW)),
+        missed=policy_named(Missed, extras.get("missed"), Missed.ONCE),
+        overlap=policy_named(Overlap, extras.get("overlap"), Overlap.ALLOW),
     )

@@ -1,9 +1,8 @@
 -- Find jobs whose worker has vanished.
 
 -- :lapsed  Seen active by the last check, and their lock has lapsed.
-SELECT json_group_array(json_array(row, id, stalled, history, worker, processed_at_ms, attempts_made,
-                                   EXISTS (SELECT 1 FROM schedule s WHERE s.qid = lapsed.qid AND s.id = lapsed.schedule)))
-  FROM (SELECT * FROM job WHERE qid = :qid AND state = 'active' AND suspect = 1 AND locked_until_ms <= :now ORDER BY rank, place) lapsed;
+SELECT json_group_array(json_array(row, id, stalled, history, worker, processed_at_ms, attempts_made, schedule))
+  FROM (SELECT * FROM job WHERE qid = :qid AND state = 'active' AND suspect = 1 AND locked_until_ms <= :now ORDER BY rank, place);
 
 -- :suspect  Remember who is active now.
 UPDATE job SET suspect = 1 WHERE qid = :qid AND state = 'active' AND suspect = 0;

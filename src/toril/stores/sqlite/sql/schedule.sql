@@ -31,3 +31,6 @@ DELETE FROM schedule WHERE qid = :qid AND id = :id RETURNING next_at_ms;
 
 -- :awaits  Whether a job is the run that a schedule waits for.
 SELECT 1 FROM schedule WHERE qid = :qid AND id = :id AND 'repeat:' || id || ':' || next_at_ms = :job_id;
+
+-- :is_there
+SELECT 1 FROM schedule WHERE qid = :qid AND id = :id;

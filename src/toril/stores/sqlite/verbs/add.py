@@ -180,8 +180,11 @@ def _refusal(
     room: dict[str, int] = {}
     owners: dict[Names, bool] = {}
     members = {(job.queue, job.id) for job in unit.jobs}
+    parents: dict[Names, JobRef] = {}
     for job in unit.jobs:
         parent = job.parent
+        if parent is not None and (other := parents.setdefault((job.queue, job.id), parent.ref)) != parent.ref:
+            return Refusal(JobRef(job.queue, job.id), ParentTaken(JobRef(job.queue, job.id), other))
         if parent is not None and (error := _unfit(tx, prefix, known, members, job, parent.ref)) is not None:
             return Refusal(JobRef(job.queue, job.id), error)
         queue = queues[job.queue]

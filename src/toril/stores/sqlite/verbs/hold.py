@@ -73,6 +73,11 @@ def recover(tx: Transaction, prefix: str, names: Sequence[str], max_stalled: int
     return Recovered(tuple(requeued), tuple(deferred))
 
 
+def _goes_on(tx: Transaction, queue: QueueRow, schedule: str | None) -> bool:
+    """Whether a job is the run of a schedule that is there: it is tried again however often it stalls, as Node has it."""
+    return schedule is not None and tx.one("schedule.is_there", qid=queue.qid, id=schedule) is not None
+
+
 def _requeue_lapsed(tx: Transaction, queue: QueueRow, max_stalled: int) -> list[tuple[JobRef, bool]]:
     lapsed = tx.batch("recover.lapsed", qid=queue.qid, now=tx.now_ms)
     if not lapsed:
@@ -80,10 +85,8 @@ def _requeue_lapsed(tx: Transaction, queue: QueueRow, max_stalled: int) -> list[
     first = queue.front(len(lapsed))
     batch: list[tuple[int, int, str, str | None]] = []
     moved: list[tuple[JobRef, bool]] = []
-    for n, (row, job_id, stalled, history, worker, started_at_ms, made, of_schedule) in enumerate(lapsed):
-        too_often = (
-            stalled + 1 > max_stalled and not of_schedule
-        )  # its schedule goes on: it is tried for ever, as Node does
+    for n, (row, job_id, stalled, history, worker, started_at_ms, made, schedule) in enumerate(lapsed):
+        too_often = stalled + 1 > max_stalled and not _goes_on(tx, queue, schedule)
         attempt = Attempt(made + 1, worker, started_at_ms, tx.now_ms, "stalled", "its worker stopped renewing its lock")
         batch.append((row, first + n, appended(history, attempt), STALLED_TOO_OFTEN if too_often else None))
         moved.append((JobRef(queue.name, job_id), too_often))

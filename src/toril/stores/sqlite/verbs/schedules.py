@@ -13,7 +13,7 @@ from toril.stores.sqlite.transaction import SQL, QueueRow, Transaction
 from toril.stores.sqlite.verbs.insert import insert, values_of
 from toril.stores.sqlite.verbs.moves import Job, evict
 from toril.stores.sqlite.verbs.records import options_or_default, options_text
-from toril.timing import Missed, Overlap, Timing
+from toril.timing import Missed, Overlap, Timing, policy_named
 
 _ALL = SQL["schedule.columns"] + " WHERE q.prefix = :prefix"
 _IN_QUEUE = _ALL + " AND q.name = :queue"
@@ -41,8 +41,8 @@ def _record_of(row: tuple[Any, ...]) -> ScheduleRecord:
         limit=limit,
         start_at_ms=start_at_ms,
         end_at_ms=end_at_ms,
-        missed=Missed(missed),
-        overlap=Overlap(overlap),
+        missed=policy_named(Missed, missed, Missed.ONCE),
+        overlap=policy_named(Overlap, overlap, Overlap.ALLOW),
     )
     before = tuple(Superseded(*entry) for entry in json.loads(superseded)) if superseded else ()
     schedule = Schedule(queue, id, timing, name, data, options_or_default(options), declared, bool(paused), before)
