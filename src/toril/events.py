@@ -96,7 +96,6 @@ class Listeners:
 
     def __init__(self) -> None:
         self._by_kind: list[tuple[type[JobEvent], Listener[Any]]] = []
-        self._turn = asyncio.Lock()
 
     def __bool__(self) -> bool:
         return bool(self._by_kind)
@@ -116,20 +115,16 @@ class Listeners:
         self._by_kind.append((kind, function))
 
     async def tell(self, event: JobEvent) -> None:
-        """Call those who want it, one after the other, and after they were told of what came before. One that raises is
-        logged, and harms nobody."""
-        async with self._turn:
-            for kind, function in self._by_kind:
-                if isinstance(event, kind):
-                    await self._call(function, event)
-
-    async def _call(self, function: Listener[Any], event: JobEvent) -> None:
-        try:
-            answer = function(event)
-            if inspect.isawaitable(answer):
-                await answer
-        except Exception:
-            log.exception("a listener for %s of %s failed", type(event).__name__, event.job)
+        """Call those who want it, one after the other. One that raises is logged, and harms nobody."""
+        for kind, function in self._by_kind:
+            if not isinstance(event, kind):
+                continue
+            try:
+                answer = function(event)
+                if inspect.isawaitable(answer):
+                    await answer
+            except Exception:
+                log.exception("a listener for %s of %s failed", type(event).__name__, event.job)
 
 
 class QueueEvents:

@@ -93,6 +93,26 @@ async def test_a_listener_is_told_of_the_kind_that_it_wants(
     assert heard.silent
 
 
+async def test_a_slow_listener_is_told_of_things_in_the_order_in_which_they_happened(app: App, store: Store) -> None:
+    email, heard, gate = app.queues["email"], Heard(), Gate()
+
+    @email.on(JobEvent)
+    async def slowly(event: JobEvent) -> None:
+        if isinstance(event, Retrying):
+            await gate.passed()
+        heard(event)
+
+    async with running(app.worker()):
+        job = await email.add("welcome", {"failures": 1})
+        await gate.arrivals()
+        await turn(store, 5_000)
+        await finished(store, job.ref)
+        assert heard.silent
+        gate.open()
+
+        assert [type(event) for event in await heard.next(2)] == [Retrying, Completed]
+
+
 async def test_listeners_are_called_in_the_order_in_which_they_were_declared(app: App) -> None:
     email, heard = app.queues["email"], Heard()
     called: list[str] = []

@@ -19,6 +19,7 @@ class Teller:
     def __init__(self, clock: Clock, listeners: Mapping[str, Listeners]) -> None:
         self._clock = clock
         self._listeners = listeners
+        self._turns = {queue: asyncio.Lock() for queue in listeners}
         self._telling: set[asyncio.Task[None]] = set()
 
     def __bool__(self) -> bool:
@@ -30,9 +31,13 @@ class Teller:
         listeners = self._listeners.get(settlement.claim.ref.queue)
         event = None if listeners is None else _event(settlement, self._clock.now_ms())
         if listeners is not None and event is not None:
-            task = asyncio.ensure_future(listeners.tell(event))
+            task = asyncio.ensure_future(self._tell(settlement.claim.ref.queue, listeners, event))
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
+
+    async def _tell(self, queue: str, listeners: Listeners, event: JobEvent) -> None:
+        async with self._turns[queue]:
+            await listeners.tell(event)
 
     async def close(self, within_s: float) -> None:
         """Let those who are being told finish, for so long."""
