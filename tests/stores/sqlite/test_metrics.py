@@ -7,7 +7,7 @@ import contextlib
 import re
 import sqlite3
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -31,32 +31,11 @@ from toril.clock import TurnedClock
 from toril.model import Claim, Completed, Failed, Outcome, QueueSettings, Settlement
 from toril.states import State
 from toril.stores.sqlite import connection
-from toril.stores.sqlite.connection import Place
-from toril.stores.sqlite.database import Database, database_at, leave
+from toril.stores.sqlite.database import Database
 from toril.stores.sqlite.store import SqliteStore
 from toril.stores.sqlite.transaction import Transaction
 
 MINUTE_MS = 60_000
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "toril.db"
-
-
-@pytest.fixture
-async def store(path: Path, clock: TurnedClock) -> AsyncIterator[SqliteStore]:
-    opened = SqliteStore(path, clock=clock)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-def database(store: SqliteStore, path: Path) -> Iterator[Database]:
-    """The store's own file, to look inside."""
-    shared = database_at(Place(path))
-    yield shared
-    leave(shared)
 
 
 # ------------------------------------------------------------------ what it costs

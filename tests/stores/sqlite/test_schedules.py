@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,31 +37,11 @@ from toril.clock import TurnedClock
 from toril.model import Answer, JobRef, Placed
 from toril.options import HOUR_MS, Deduplication
 from toril.states import State
-from toril.stores.sqlite.connection import Place
-from toril.stores.sqlite.database import Database, database_at, leave
+from toril.stores.sqlite.database import Database
 from toril.stores.sqlite.store import SqliteStore
 from toril.stores.sqlite.transaction import Transaction
 
 TABLES = re.compile(r"\b(FROM|INTO|UPDATE|JOIN)\s+(deduplication|kept|schedule)\b")
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "toril.db"
-
-
-@pytest.fixture
-async def store(path: Path, clock: TurnedClock) -> AsyncIterator[SqliteStore]:
-    opened = SqliteStore(path, clock=clock)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def database(store: SqliteStore, path: Path) -> AsyncIterator[Database]:
-    opened = database_at(Place(path))
-    yield opened
-    leave(opened)
 
 
 @contextlib.asynccontextmanager
