@@ -1024,3 +1024,14 @@ async def test_a_parent_can_neither_complete_nor_wait_once_its_child_has_failed_
 
     assert [refusal.ref for refusal in settled.refused] == [parent.ref]
     assert await state_of(store, parent.ref) is State.ACTIVE
+
+
+async def test_a_job_that_is_tried_again_at_once_stands_behind_those_that_were_due(store: Store) -> None:
+    one = await given_active(store)
+    due = await given(store, delay=1)
+    await advance(store, 1_000)
+
+    await retry_after(store, one, 0)
+
+    assert await count_of(store, State.WAITING) == 2
+    assert refs(await claim_all(store)) == [due, one.ref]

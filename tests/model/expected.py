@@ -215,6 +215,7 @@ class Model:
                 if after_ms:
                     self.delay(job, self.now_ms() + after_ms)
                 else:
+                    self.promote_due()
                     self.stand_behind(job)
             case Delayed(until_ms=until_ms):
                 self.delay(job, until_ms)

@@ -248,7 +248,9 @@ class Machine(RuleBasedStateMachine):
             else:
                 self.model.settle(job, one.outcome)
         assert set(settled.staying) == staying
-        self.operations = {kind.split()[0] for _, kind in ends}
+        self.operations = {kind.split()[0] for _, kind in ends} | {
+            "promote"
+        }  # before a job that is tried again at once
 
     def _refusals(self, job: Job, outcome: Outcome) -> set[type[Exception]]:
         """With what a job's children may forbid its outcome."""

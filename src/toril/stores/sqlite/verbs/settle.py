@@ -27,7 +27,7 @@ from toril.model import (
 from toril.options import Options
 from toril.states import State
 from toril.stores.sqlite.transaction import QueueRow, Transaction
-from toril.stores.sqlite.verbs.claim import claim
+from toril.stores.sqlite.verbs.claim import claim, promote_due
 from toril.stores.sqlite.verbs.deduplication import owner_ended
 from toril.stores.sqlite.verbs.ending import apply_keep_rules, child_failed, tell_parent
 from toril.stores.sqlite.verbs.moves import ready, standing
@@ -204,6 +204,8 @@ def _requeue(tx: Transaction, prefix: str, queue: QueueRow, batch: Batch) -> Non
             case Retried(after_ms=after_ms):
                 spent, reason, delay_ms = 1, outcome.reason, after_ms
                 kind, stack = "retried", outcome.stack
+                if not after_ms:
+                    promote_due(tx, queue)  # it stands behind those that were due before it
                 state, rank, place = _later(queue, item.priority, tx.now_ms, after_ms, lifo=claimed.options.lifo)
             case Delayed(until_ms=until_ms):
                 delay_ms, kind, stack = max(0, until_ms - tx.now_ms), "delayed", ""
