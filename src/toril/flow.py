@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NotRequired, TypedDict
 
 from toril.errors import InvalidJob, JobNotFound
-from toril.job import UNBEGUN, Call, Job
+from toril.job import UNBEGUN, Call, Job, jobs_of
 from toril.model import Answer, Child, JobRecord, JobRef, NewJob, Unit
 from toril.options import ChildPolicy, Confirm, Duration, JobOptions
 from toril.queue import Queue, stronger
@@ -110,13 +110,8 @@ async def add_flows(
         await queue.before_add()
         queue.admit(sum(job.queue == name for job in jobs))
     (receipt,) = await store.add([Unit(tuple(jobs), functools.reduce(stronger, confirms))])
-    if receipt.refusal is not None:
-        raise receipt.refusal.error
-    added = dict(zip((JobRef(job.queue, job.id) for job in jobs), receipt.added, strict=True))
-    return [
-        Job(added[ref].ref, store, duplicate=added[ref].duplicate, rule=added[ref].rule, taken_by=receipt.store)
-        for ref in tops
-    ]
+    added = dict(zip((JobRef(job.queue, job.id) for job in jobs), jobs_of(receipt, store), strict=True))
+    return [added[ref] for ref in tops]
 
 
 def _check_ids(jobs: Sequence[NewJob]) -> None:

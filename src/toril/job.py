@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from toril.errors import InvalidJob, JobFailed, JobNotFound, ResultTimeout, WrongState
-from toril.model import Answer, Child, Event, JobRecord, JobRef, LogPage, Update
+from toril.model import Answer, Child, Event, JobRecord, JobRef, LogPage, Receipt, Update
 from toril.options import Duration, JobOptions, Rule, check_priority, to_ms
 from toril.shapes import reader
 from toril.states import FINISHED, State
@@ -219,6 +219,23 @@ class Job(Generic[R]):
             raise JobNotFound(self.ref)
         if answer is not Answer.DONE:
             raise WrongState(self.ref, operation, await self.state(), wanted)
+
+
+def jobs_of(receipt: Receipt, store: Store, returns: Any = Any) -> list[Job[Any]]:
+    """Handles to the jobs of a unit that was added, in its order. Raises what it was refused with."""
+    if receipt.refusal is not None:
+        raise receipt.refusal.error
+    return [
+        Job(
+            added.ref,
+            store,
+            duplicate=added.duplicate,
+            rule=added.rule,
+            taken_by=receipt.store,
+            returns=returns,
+        )
+        for added in receipt.added
+    ]
 
 
 def results_of(children: Iterable[Child]) -> dict[JobRef, Any]:

@@ -12,7 +12,7 @@ from typing import Any, Final, Unpack, cast
 from toril.clock import Clock
 from toril.errors import ConfigError, InvalidJob, TooManyAdds
 from toril.ids import IdSource, check_job_id, check_job_name, check_queue_name, check_schedule_id, draw_id
-from toril.job import Call, Job
+from toril.job import Call, Job, jobs_of
 from toril.model import (
     Answer,
     Event,
@@ -209,7 +209,7 @@ class Queue:
         await self.before_add()
         self.admit(1)
         receipt = await flight_of(self.store).add(Unit((job,), self.confirm(call)))
-        return self._jobs(receipt, returns)[0]
+        return jobs_of(receipt, self.store, returns)[0]
 
     async def add_and_wait(
         self, name: str, data: Json = None, /, *, timeout: Duration | None = None, **options: Unpack[JobOptions]
@@ -238,7 +238,7 @@ class Queue:
         added: list[Job[Any]] = []
         for unit in units:
             (receipt,) = await self.store.add([unit])
-            added += self._jobs(receipt, Any)
+            added += jobs_of(receipt, self.store)
         return added
 
     def admit(self, jobs: int) -> None:
@@ -294,21 +294,6 @@ class Queue:
     def confirm(self, call: Call) -> Confirm | None:
         """What the add of a call is to wait for besides the store's own word."""
         return confirm_of(merged(self.defaults, call.options)) if call.options else self._default_confirm
-
-    def _jobs(self, receipt: Receipt, returns: Any) -> list[Job[Any]]:
-        if receipt.refusal is not None:
-            raise receipt.refusal.error
-        return [
-            Job(
-                added.ref,
-                self.store,
-                duplicate=added.duplicate,
-                rule=added.rule,
-                taken_by=receipt.store,
-                returns=returns,
-            )
-            for added in receipt.added
-        ]
 
     async def before_add(self) -> None:
         """What has to be so before the first job is added; an app's queue sets its declared settings here."""

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 from toril.crontab import check_tz, parse
 from toril.errors import ConfigError, ScheduleNotFound
 from toril.ids import draw_id
-from toril.job import Job
+from toril.job import Job, jobs_of
 from toril.model import (
     Claim,
     Completed,
@@ -520,10 +520,7 @@ class JobScheduler:
         options = replace(schedule.options, delay_ms=0)
         job = NewJob(self.queue, schedule.name, draw_id(), schedule.data, options, self._store.clock.now_ms())
         (receipt,) = await self._store.add([Unit((job,))])
-        if receipt.refusal is not None:
-            raise receipt.refusal.error
-        added = receipt.added[0]
-        return Job(added.ref, self._store, duplicate=added.duplicate, rule=added.rule, taken_by=receipt.store)
+        return jobs_of(receipt, self._store)[0]
 
     async def next_runs(self, count: int = 5) -> list[datetime]:
         """Its next times, in its time zone; none while it is paused. Raises ScheduleNotFound."""
